@@ -1,0 +1,158 @@
+//! Size and shape of a device: what a guest claims, and what is left of it after the check.
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::limits;
+
+/// What a guest says of itself (`geometry` and `features` in `wit/device.wit`), unchecked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Claims {
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Logical block in bytes; 0 means 512.
+    pub logical_block_bytes: u32,
+    /// Physical block in bytes; 0 means the logical block.
+    pub physical_block_bytes: u32,
+    /// Longest read or write in bytes; 0 means the default.
+    pub max_transfer_bytes: u32,
+    /// The device cannot be written.
+    pub read_only: bool,
+    /// An acknowledged write is durable.
+    pub write_through: bool,
+    /// The guest honours FUA itself.
+    pub fua: bool,
+    /// Random access costs more than sequential access.
+    pub rotational: bool,
+    /// Several instances may serve the device.
+    pub replicated: bool,
+    /// What the optional interface `trim` says, where the guest has it.
+    pub trim: Option<TrimClaims>,
+}
+
+/// `trim-limits` in `wit/trim.wit`, unchecked. All in bytes; 0 has the meaning given there.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(missing_docs, reason = "wit/trim.wit documents these")]
+pub struct TrimClaims {
+    pub granularity_bytes: u32,
+    pub max_discard_bytes: u32,
+    pub max_write_zeroes_bytes: u32,
+}
+
+/// Size and shape of a device, checked: every number is inside its limits and fits the others.
+/// It does not change while the device lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Geometry {
+    /// Size in bytes: a multiple of the logical block, at least one, below 2^63.
+    pub size_bytes: u64,
+    /// Unit of every request in bytes: a power of two, 512 to 4096.
+    pub logical_block_bytes: u32,
+    /// Unit below which a write costs a read, in bytes: a power of two.
+    pub physical_block_bytes: u32,
+    /// Longest read or write in bytes: a multiple of 4096.
+    pub max_transfer_bytes: u32,
+    /// Requests that would change the device are refused.
+    pub read_only: bool,
+    /// Writes are durable only after a flush.
+    pub volatile_cache: bool,
+    /// The guest honours FUA itself; otherwise a flush follows the write.
+    pub fua_native: bool,
+    /// Random access costs more than sequential access.
+    pub rotational: bool,
+    /// One instance for each queue, instead of one for all.
+    pub replicated: bool,
+    /// Discard and write-zeroes, where the guest does them.
+    pub trim: Option<Trim>,
+}
+
+/// Limits of discard and write-zeroes, in bytes, all multiples of the logical block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Trim {
+    /// Unit in which space is given back: a power of two.
+    pub granularity_bytes: u32,
+    /// Longest discard; 0 where there is none.
+    pub max_discard_bytes: u32,
+    /// Longest write-zeroes; 0 where there is none.
+    pub max_write_zeroes_bytes: u32,
+}
+
+/// What is wrong with a guest's geometry.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum GeometryError {
+    #[error("logical-block-bytes is {0}; it must be a power of two from 512 to 4096")]
+    LogicalBlock(u32),
+    #[error("physical-block-bytes is {0}; it must be a power of two from {1} to 1048576")]
+    PhysicalBlock(u32, u32),
+    #[error("size-bytes is {0}; it must be a multiple of {1}, not 0, and below 2^63")]
+    Size(u64, u32),
+    #[error(
+        "max-transfer-bytes is {0}; it must be a multiple of 4096, at most {max}",
+        max = limits::TRANSFER_BYTES_MAX
+    )]
+    Transfer(u32),
+    #[error("granularity-bytes is {0}; it must be a power of two from {1} to 2^30")]
+    Granularity(u32, u32),
+}
+
+impl Geometry {
+    /// Checks a guest's claims and fills in the defaults.
+    ///
+    /// # Errors
+    ///
+    /// Names the first number that is wrong, and what would be right.
+    pub fn new(claims: &Claims) -> Result<Geometry, GeometryError> {
+        let logical = or_default(claims.logical_block_bytes, 512);
+        if !logical.is_power_of_two() || !(512..=4096).contains(&logical) {
+            return Err(GeometryError::LogicalBlock(logical));
+        }
+        let physical = or_default(claims.physical_block_bytes, logical);
+        if !physical.is_power_of_two() || !(logical..=1 << 20).contains(&physical) {
+            return Err(GeometryError::PhysicalBlock(physical, logical));
+        }
+        let size = claims.size_bytes;
+        if size == 0 || size >= 1 << 63 || !size.is_multiple_of(logical.into()) {
+            return Err(GeometryError::Size(size, logical));
+        }
+        let transfer = or_default(claims.max_transfer_bytes, limits::TRANSFER_BYTES_DEFAULT);
+        if !transfer.is_multiple_of(4096) || transfer > limits::TRANSFER_BYTES_MAX {
+            return Err(GeometryError::Transfer(transfer));
+        }
+        Ok(Geometry {
+            size_bytes: size,
+            logical_block_bytes: logical,
+            physical_block_bytes: physical,
+            max_transfer_bytes: transfer,
+            read_only: claims.read_only,
+            volatile_cache: !claims.write_through && !claims.read_only,
+            fua_native: claims.fua,
+            rotational: claims.rotational,
+            replicated: claims.replicated,
+            trim: claims
+                .trim
+                .map(|trim| Trim::new(&trim, logical))
+                .transpose()?,
+        })
+    }
+}
+
+impl Trim {
+    fn new(claims: &TrimClaims, logical: u32) -> Result<Trim, GeometryError> {
+        let granularity = or_default(claims.granularity_bytes, logical);
+        if !granularity.is_power_of_two() || !(logical..=1 << 30).contains(&granularity) {
+            return Err(GeometryError::Granularity(granularity, logical));
+        }
+        // The rest of a block that no request can have is cut off, not an error.
+        let whole_blocks = |bytes: u32| bytes & !(logical.saturating_sub(1));
+        Ok(Trim {
+            granularity_bytes: granularity,
+            max_discard_bytes: whole_blocks(claims.max_discard_bytes),
+            max_write_zeroes_bytes: whole_blocks(claims.max_write_zeroes_bytes),
+        })
+    }
+}
+
+/// In the WIT, 0 means "the default".
+fn or_default(claimed: u32, default: u32) -> u32 {
+    if claimed == 0 { default } else { claimed }
+}

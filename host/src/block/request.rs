@@ -1,0 +1,75 @@
+//! One request, and the door it passes.
+
+use super::{Errno, Geometry};
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of the field")]
+pub enum Op {
+    Read,
+    Write,
+    Flush,
+    Discard,
+    WriteZeroes,
+}
+
+/// One request as a frontend decoded it. Nothing is known of its numbers yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What is asked.
+    pub op: Op,
+    /// Where it begins, in bytes; 0 for a flush.
+    pub offset: u64,
+    /// How long it is, in bytes; 0 for a flush.
+    pub length: u32,
+    /// A write must be durable before it is answered.
+    pub fua: bool,
+    /// The space of zeros may be given back.
+    pub may_discard: bool,
+}
+
+/// A request that fits its device. Only [`Request::check`] makes one, so whoever holds it need not
+/// ask again about range, alignment, length, or whether the device does that at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked(Request);
+
+impl Checked {
+    /// The request itself.
+    #[must_use]
+    pub fn request(&self) -> &Request {
+        &self.0
+    }
+}
+
+impl Request {
+    /// Lets a request in, or says with which errno it is refused.
+    ///
+    /// # Errors
+    ///
+    /// `EROFS` where it would change a read-only device; `EOPNOTSUPP` where the device does not do
+    /// that; `EINVAL` where it is empty, not of whole logical blocks, or too long; beyond the end of
+    /// the device `ENOSPC` for a write, `EINVAL` for the rest.
+    pub fn check(self, geometry: &Geometry) -> Result<Checked, Errno> {
+        let length_max = match self.op {
+            Op::Flush => return Ok(Checked(self)),
+            _ if self.op != Op::Read && geometry.read_only => return Err(Errno::EROFS),
+            Op::Read | Op::Write => geometry.max_transfer_bytes,
+            Op::Discard => geometry.trim.map_or(0, |trim| trim.max_discard_bytes),
+            Op::WriteZeroes => geometry.trim.map_or(0, |trim| trim.max_write_zeroes_bytes),
+        };
+        if length_max == 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let block = geometry.logical_block_bytes;
+        let whole = self.offset.is_multiple_of(block.into()) && self.length.is_multiple_of(block);
+        if !whole || self.length == 0 || self.length > length_max {
+            return Err(Errno::EINVAL);
+        }
+        let end = self.offset.checked_add(self.length.into());
+        if end.is_none_or(|end| end > geometry.size_bytes) {
+            let write = self.op == Op::Write || self.op == Op::WriteZeroes;
+            return Err(if write { Errno::ENOSPC } else { Errno::EINVAL });
+        }
+        Ok(Checked(self))
+    }
+}

@@ -1,0 +1,139 @@
+//! The command line: types and their help, no behaviour.
+
+use std::path::PathBuf;
+
+use clap::builder::RangedI64ValueParser;
+use clap::{Args, Parser, Subcommand, value_parser};
+use clap_complete::Shell;
+
+use crate::limits;
+
+const MEMORY_MIB_DEFAULT: u64 = limits::GUEST_MEMORY_BYTES_DEFAULT >> 20;
+
+fn up_to(max: u16) -> RangedI64ValueParser<u16> {
+    value_parser!(u16).range(1..=i64::from(max))
+}
+
+fn id_range() -> RangedI64ValueParser<u32> {
+    value_parser!(u32).range(..=i64::from(limits::ID_MAX))
+}
+
+/// WebAssembly components as Linux block devices.
+///
+/// Exit codes: 0 done; 1 it could not be done; 2 the command line, an option or the guest is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "wasmblk", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What to log: error, warn, info, debug, trace, or a filter such as warn,guest=debug.
+    #[arg(
+        long,
+        global = true,
+        env = "WASMBLK_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    pub log: String,
+    /// Folder of the control sockets and logs [default: /run/wasmblk, or in $XDG_RUNTIME_DIR].
+    #[arg(long, global = true, env = "WASMBLK_RUN_DIR", value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Folder of compiled guests [default: /var/cache/wasmblk, or in $XDG_CACHE_HOME or ~/.cache].
+    #[arg(long, global = true, env = "WASMBLK_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a block device of a guest, and print its path once it can be used.
+    Add(Add),
+    /// Show the devices of this machine that wasmblk serves.
+    List(Format),
+    /// Show what one device is, and what it did.
+    Info(Info),
+    /// Stop and delete devices.
+    Del(Del),
+    /// Say what this machine can do, and what to do about the rest.
+    Doctor(Format),
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// The process behind one device; `add` starts it.
+    #[command(hide = true)]
+    Plane,
+}
+
+/// How to print data.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Format {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `wasmblk add`.
+#[derive(Debug, Args)]
+pub struct Add {
+    /// The guest: a WebAssembly component.
+    pub guest: PathBuf,
+    /// An option for the guest; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// The number N of /dev/ublkbN [default: the first that is free].
+    #[arg(long, value_name = "N", value_parser = id_range())]
+    pub id: Option<u32>,
+    /// Hardware queues; the kernel gives no more than there are processors.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = up_to(limits::QUEUES_MAX))]
+    pub queues: u16,
+    /// Requests in flight on each queue.
+    #[arg(long, value_name = "N", default_value_t = limits::DEPTH_DEFAULT, value_parser = up_to(limits::DEPTH_MAX))]
+    pub depth: u16,
+    /// A name, to be used in place of the number.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A serial number to show in 'info' [default: made from the guest, its options and the id].
+    #[arg(long)]
+    pub serial: Option<String>,
+    /// Memory of the guest, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB_DEFAULT)]
+    #[arg(value_parser = value_parser!(u64).range(1..=limits::GUEST_MEMORY_BYTES_MAX >> 20))]
+    pub memory_mib: u64,
+    /// Longest call into the guest, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = limits::DEADLINE_DEFAULT.as_secs())]
+    #[arg(value_parser = value_parser!(u64).range(1..=limits::DEADLINE_MAX.as_secs()))]
+    pub deadline: u64,
+    /// Serve in this process, until it is told to end by SIGINT or SIGTERM.
+    #[arg(long)]
+    pub foreground: bool,
+    /// How to print the path.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// `wasmblk info`.
+#[derive(Debug, Args)]
+pub struct Info {
+    /// Number or name of the device.
+    pub device: String,
+    /// How to print it.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// `wasmblk del`.
+#[derive(Debug, Args)]
+pub struct Del {
+    /// Numbers or names of the devices.
+    #[arg(required_unless_present = "all")]
+    pub devices: Vec<String>,
+    /// All devices that wasmblk serves.
+    #[arg(long, conflicts_with = "devices")]
+    pub all: bool,
+    /// Also devices that are mounted or open: who uses them gets input/output errors.
+    #[arg(long)]
+    pub force: bool,
+}

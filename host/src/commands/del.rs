@@ -1,0 +1,174 @@
+//! `wasmblk del`: stop, wait for the device's process to flush and end, delete.
+
+use std::io;
+
+use tracing::warn;
+
+use super::devices::{self, Found};
+use crate::cli::Del;
+use crate::error::{Context, Error, Result};
+use crate::plane::{End, RunDir};
+use crate::ublk::{self, Control, abi::state, block_path, holders};
+
+pub(super) fn run(del: &Del, run_dir: &RunDir) -> Result<()> {
+    let ids = if del.all {
+        let ids = run_dir.ids();
+        ids.into_iter().filter(|&id| known(run_dir, id)).collect()
+    } else {
+        del.devices
+            .iter()
+            .map(|word| devices::resolve(run_dir, word))
+            .collect::<Result<Vec<u32>>>()?
+    };
+    let mut control = None;
+    let mut result = Ok(());
+    for id in ids {
+        let control = match &mut control {
+            Some(control) => control,
+            empty => empty.insert(Control::open()?),
+        };
+        // One that cannot be deleted does not keep the others.
+        if let Err(error) = delete(control, run_dir, id, del.force) {
+            match &result {
+                Ok(()) => result = Err(error),
+                Err(_) => warn!("{}", error.chain()),
+            }
+        }
+    }
+    result
+}
+
+/// Whether there is anything to delete; a socket that outlived everything else is cleared away.
+fn known(run_dir: &RunDir, id: u32) -> bool {
+    ublk::exists(id) || !clear_away(run_dir, id)
+}
+
+/// Removes the socket of a device that no process serves. The lock keeps it from being that of the
+/// number's next device.
+fn clear_away(run_dir: &RunDir, id: u32) -> bool {
+    let lock = run_dir.lock();
+    let dead = lock.is_ok() && matches!(devices::find(run_dir, id), Ok(Found::Dead(_)));
+    if dead {
+        run_dir.forget_socket(id);
+    }
+    dead
+}
+
+fn delete(control: &mut Control, run_dir: &RunDir, id: u32, force: bool) -> Result<()> {
+    let socket = run_dir.socket(id);
+    // Asked for before the stop, so that its last word is not missed.
+    let end = match End::of(&socket) {
+        Ok(end) => Some(end),
+        Err(error) if force || is_dead(&error) => None,
+        Err(why) => {
+            let message = format!("the process of device {id} does not answer; try --force");
+            return Err(Error::failed(message).because(why));
+        }
+    };
+    let info = match control.info(id) {
+        Ok(info) => info,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            clear_away(run_dir, id);
+            let message = format!("there is no device {id}; see 'wasmblk list'");
+            return Err(Error::failed(message));
+        }
+        Err(why) => {
+            return Err(Error::failed(format!("cannot look at device {id}")).because(why));
+        }
+    };
+    let live = info.state == state::LIVE;
+    let ours = end.is_some() || (socket.exists() && !live);
+    if !ours && !force {
+        return Err(Error::failed(format!(
+            "device {id} is not wasmblk's (or is of another --run-dir); --force deletes it all the same"
+        )));
+    }
+    if live {
+        stop(control, id, force)?;
+    } else {
+        // Not started, or dead: there is nothing to be in use, but a process may wait for its tags.
+        let _ = control.stop(id);
+    }
+    let ended = end.map_or(Ok(()), |end| wait_for_end(end, id));
+    let _lock = run_dir.lock()?;
+    if matches!(devices::find(run_dir, id)?, Found::Dead(_)) {
+        delete_dead(control, id)?;
+        run_dir.forget_socket(id);
+    }
+    ended
+}
+
+fn is_dead(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// Deletes what the device's own process did not, or not yet.
+fn delete_dead(control: &mut Control, id: u32) -> Result<()> {
+    let freed = match control.delete(id) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        freed => freed.doing(|| format!("cannot delete device {id}"))?,
+    };
+    if !freed {
+        let node = block_path(id);
+        warn!(
+            "{} is still open somewhere; its number is free once it is closed",
+            node.display()
+        );
+    }
+    Ok(())
+}
+
+/// Stops a device that nobody uses, or any with `force`.
+fn stop(control: &mut Control, id: u32, force: bool) -> Result<()> {
+    let in_use = |why: Vec<String>| {
+        let by = if why.is_empty() {
+            "open somewhere".into()
+        } else {
+            why.join(", ")
+        };
+        let node = block_path(id);
+        Err(Error::failed(format!(
+            "{} is in use ({by}); unmount or close it first, or say --force",
+            node.display()
+        )))
+    };
+    let stopped = if force {
+        control.stop(id)
+    } else if control.can_try_stop() {
+        match control.try_stop(id) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                return in_use(holders(id));
+            }
+            result => result,
+        }
+    } else {
+        let holders = holders(id);
+        if !holders.is_empty() {
+            return in_use(holders);
+        }
+        control.stop(id)
+    };
+    match stopped {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::failed(format!("cannot stop device {id}")).because(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits for the data plane, which flushes the guest before it ends.
+fn wait_for_end(end: End, id: u32) -> Result<()> {
+    match end.wait() {
+        Ok(None) => Ok(()),
+        Ok(Some(error)) => Err(Error::failed(format!(
+            "device {id} did not end well: {error}"
+        ))),
+        Err(why) => {
+            let message = format!("device {id} is stopped, but its process does not end");
+            Err(Error::failed(message).because(why))
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Finding devices by number or name.
+
+use std::io;
+
+use crate::error::{Error, Result};
+use crate::plane::{RunDir, Status, ask};
+use crate::ublk;
+
+/// What became of a device whose socket is there.
+pub(super) enum Found {
+    /// Its process answered.
+    Served(Box<Status>),
+    /// Its process is gone.
+    Dead(u32),
+}
+
+/// Asks one device.
+pub(super) fn find(run_dir: &RunDir, id: u32) -> Result<Found> {
+    match ask(&run_dir.socket(id)) {
+        Ok(status) => Ok(Found::Served(Box::new(status))),
+        Err(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(Found::Dead(id)),
+            io::ErrorKind::PermissionDenied => Err(Error::failed(format!(
+                "device {id} belongs to another user; try sudo"
+            ))),
+            _ => Err(Error::failed(format!("device {id} does not answer")).because(error)),
+        },
+    }
+}
+
+/// All devices with a socket, as far as the kernel still has them or a process answers.
+pub(super) fn all(run_dir: &RunDir) -> Vec<Result<Found>> {
+    run_dir
+        .ids()
+        .into_iter()
+        .map(|id| find(run_dir, id))
+        .filter(|found| !matches!(found, Ok(Found::Dead(id)) if !ublk::exists(*id)))
+        .collect()
+}
+
+/// The number for a number or a name.
+pub(super) fn resolve(run_dir: &RunDir, word: &str) -> Result<u32> {
+    let digits = word.strip_prefix("/dev/ublkb").unwrap_or(word);
+    if let Ok(id) = digits.parse() {
+        return Ok(id);
+    }
+    let named = |found: &Result<Found>| match found {
+        Ok(Found::Served(status)) if status.name.as_deref() == Some(word) => Some(status.id),
+        _ => None,
+    };
+    all(run_dir)
+        .iter()
+        .find_map(named)
+        .ok_or_else(|| Error::usage(format!("no device is named '{word}'; see 'wasmblk list'")))
+}

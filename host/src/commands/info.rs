@@ -1,0 +1,66 @@
+//! `wasmblk info`.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::devices::{self, Found};
+use super::{human_size, print, print_json};
+use crate::cli::Info;
+use crate::error::{Context, Error, Result};
+use crate::plane::RunDir;
+use crate::ublk;
+
+pub(super) fn run(info: &Info, run_dir: &RunDir) -> Result<()> {
+    let id = devices::resolve(run_dir, &info.device)?;
+    let status = match devices::find(run_dir, id)? {
+        Found::Served(status) => status,
+        Found::Dead(_) if ublk::exists(id) => {
+            return Err(Error::failed(format!(
+                "no process of wasmblk serves device {id}; 'wasmblk del {id}' removes it"
+            )));
+        }
+        Found::Dead(_) => {
+            return Err(Error::failed(format!(
+                "there is no device {id}; see 'wasmblk list'"
+            )));
+        }
+    };
+    if info.format.json {
+        return print_json(&*status);
+    }
+    let value = serde_json::to_value(&*status).doing(|| "cannot show the status".into())?;
+    let mut text = String::new();
+    lines(&mut text, "", &value);
+    print(text)
+}
+
+/// One line for each field, nested ones with a dot in their name.
+fn lines(text: &mut String, name: &str, value: &Value) {
+    if let Value::Object(fields) = value {
+        for (field, value) in fields {
+            let name = if name.is_empty() {
+                field.clone()
+            } else {
+                format!("{name}.{field}")
+            };
+            lines(text, &name, value);
+        }
+        return;
+    }
+    let shown = match value {
+        Value::Null => "-".into(),
+        Value::String(string) => string.clone(),
+        Value::Array(options) => options
+            .iter()
+            .filter_map(|option| Some(format!("{}={}", option[0].as_str()?, option[1].as_str()?)))
+            .collect::<Vec<_>>()
+            .join(" "),
+        Value::Number(number) if name.ends_with("_bytes") => {
+            number.as_u64().map(human_size).unwrap_or_default()
+        }
+        other => other.to_string(),
+    };
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{name:<24} {shown}");
+}

@@ -1,0 +1,89 @@
+//! `wasmblk list`.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use tracing::warn;
+
+use super::devices::{self, Found};
+use super::{human_size, print, print_json};
+use crate::cli::Format;
+use crate::error::Result;
+use crate::plane::{RunDir, State};
+use crate::ublk::block_path;
+
+#[derive(Serialize)]
+struct Row {
+    id: u32,
+    device: String,
+    name: Option<String>,
+    state: State,
+    size_bytes: Option<u64>,
+    guest: Option<String>,
+    pid: Option<u32>,
+}
+
+pub(super) fn run(format: Format, run_dir: &RunDir) -> Result<()> {
+    let mut rows = Vec::new();
+    for found in devices::all(run_dir) {
+        match found {
+            Ok(found) => rows.push(row(found)),
+            Err(error) => warn!("{}", error.chain()),
+        }
+    }
+    if format.json {
+        print_json(&rows)
+    } else {
+        print(table(&rows))
+    }
+}
+
+fn row(found: Found) -> Row {
+    match found {
+        Found::Served(status) => Row {
+            id: status.id,
+            device: status.device.display().to_string(),
+            name: status.name,
+            state: status.state,
+            size_bytes: Some(status.size_bytes),
+            guest: Some(status.guest.display().to_string()),
+            pid: Some(status.pid),
+        },
+        Found::Dead(id) => Row {
+            id,
+            device: block_path(id).display().to_string(),
+            name: None,
+            state: State::Dead,
+            size_bytes: None,
+            guest: None,
+            pid: None,
+        },
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut text = format!(
+        "{:>4}  {:<14} {:<16} {:<8} {:>8} {:>8}  {}\n",
+        "ID", "DEVICE", "NAME", "STATE", "SIZE", "PID", "GUEST"
+    );
+    for row in rows {
+        let state = format!("{:?}", row.state).to_lowercase();
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{:>4}  {:<14} {:<16} {:<8} {:>8} {:>8}  {}",
+            row.id,
+            row.device,
+            or_dash(row.name.clone()),
+            state,
+            or_dash(row.size_bytes.map(human_size)),
+            or_dash(row.pid.map(|pid| pid.to_string())),
+            or_dash(row.guest.clone()),
+        );
+    }
+    text
+}

@@ -1,0 +1,71 @@
+//! What the commands do. Each is one file; `run` chooses.
+
+mod add;
+mod del;
+mod devices;
+mod doctor;
+mod info;
+mod list;
+mod plane;
+
+use std::io::{self, Write};
+
+use clap::CommandFactory;
+use serde::Serialize;
+
+use crate::cli::{Cli, Command};
+use crate::config;
+use crate::error::{Context, Result};
+use crate::plane::RunDir;
+
+/// Carries out one command line.
+///
+/// # Errors
+///
+/// What `main` prints, and the exit code it stands for.
+pub fn run(cli: Cli) -> Result<()> {
+    let run_dir = || config::run_dir(cli.run_dir.as_deref()).map(RunDir::new);
+    match cli.command {
+        Command::Add(add) => add::run(&add, &run_dir()?, cli.cache_dir.as_deref(), &cli.log),
+        Command::List(format) => list::run(format, &run_dir()?),
+        Command::Info(info) => info::run(&info, &run_dir()?),
+        Command::Del(del) => del::run(&del, &run_dir()?),
+        Command::Doctor(format) => {
+            doctor::run(format, cli.run_dir.as_deref(), cli.cache_dir.as_deref())
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "wasmblk", &mut script);
+            print(&script)
+        }
+        Command::Plane => plane::run(),
+    }
+}
+
+/// Prints to standard output; a reader who left early is not an error.
+fn print(text: impl AsRef<[u8]>) -> Result<()> {
+    match io::stdout().write_all(text.as_ref()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.doing(|| "cannot write to standard output".into()),
+    }
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).doing(|| "cannot write JSON".into())?;
+    text.push('\n');
+    print(text)
+}
+
+/// A size as people write it: exact where it is a whole number of a unit, else with one decimal.
+#[expect(clippy::cast_precision_loss, reason = "for reading")]
+fn human_size(bytes: u64) -> String {
+    let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
+    let Some((shift, unit)) = units.into_iter().find(|(shift, _)| bytes >> shift > 0) else {
+        return format!("{bytes}B");
+    };
+    if bytes.trailing_zeros() >= shift {
+        format!("{}{unit}", bytes >> shift)
+    } else {
+        format!("{:.1}{unit}", bytes as f64 / (1_u64 << shift) as f64)
+    }
+}

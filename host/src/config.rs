@@ -1,0 +1,176 @@
+//! From the command line to a device's configuration: every word is checked here, once.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::cli::Add;
+use crate::error::{Error, Result};
+use crate::guest::{Limits, Source};
+use crate::limits;
+use crate::ublk::Spec;
+
+/// Everything that a data plane needs to know of its device, beside the compiled guest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeviceConfig {
+    /// The guest's file, absolute.
+    pub guest: PathBuf,
+    /// SHA-256 of its content.
+    pub digest: String,
+    /// Options for the guest, in the order given.
+    pub options: Vec<(String, String)>,
+    /// The wanted number.
+    pub id: Option<u32>,
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests in flight on each.
+    pub depth: u16,
+    /// The operator's name for the device.
+    pub name: Option<String>,
+    /// The operator's serial number.
+    pub serial: Option<String>,
+    /// Memory of the guest in bytes.
+    pub memory_bytes: u64,
+    /// Longest call into the guest.
+    pub deadline: Duration,
+    /// Folder of the control socket and the log.
+    pub run_dir: PathBuf,
+    /// What to log.
+    pub log: String,
+}
+
+impl DeviceConfig {
+    /// Checks what `add` was given.
+    ///
+    /// # Errors
+    ///
+    /// Names the option and says what would be right.
+    pub fn new(add: &Add, source: &Source, run_dir: PathBuf, log: &str) -> Result<DeviceConfig> {
+        let tags = u32::from(add.queues) * u32::from(add.depth);
+        if tags > limits::TAGS_MAX {
+            let max = limits::TAGS_MAX;
+            return Err(Error::usage(format!(
+                "--queues {} times --depth {} is {tags}; at most {max} requests may be in flight",
+                add.queues, add.depth
+            )));
+        }
+        let options = add.options.iter().map(|option| parse_option(option));
+        Ok(DeviceConfig {
+            guest: std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone()),
+            digest: source.digest.clone(),
+            options: options.collect::<Result<_>>()?,
+            id: add.id,
+            queues: add.queues,
+            depth: add.depth,
+            name: add.name.as_deref().map(check_name).transpose()?,
+            serial: add.serial.as_deref().map(check_serial).transpose()?,
+            memory_bytes: add.memory_mib << 20,
+            deadline: Duration::from_secs(add.deadline),
+            run_dir,
+            log: log.to_owned(),
+        })
+    }
+
+    /// What one instance may use.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            memory_bytes: self.memory_bytes,
+            deadline: self.deadline,
+        }
+    }
+
+    /// What the device is asked for.
+    #[must_use]
+    pub fn spec(&self) -> Spec {
+        Spec {
+            id: self.id,
+            queues: self.queues,
+            depth: self.depth,
+        }
+    }
+
+    /// The operator's serial number, or one that stays the same when the same device is made again.
+    #[must_use]
+    pub fn serial(&self, id: u32) -> String {
+        if let Some(serial) = &self.serial {
+            return serial.clone();
+        }
+        let made_from = format!("{} {:?} {id}", self.digest, self.options);
+        let digest = Sha256::digest(made_from);
+        digest
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+}
+
+fn parse_option(option: &str) -> Result<(String, String)> {
+    match option.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(Error::usage(format!(
+            "--set {option}: expected KEY=VALUE, such as size=10G"
+        ))),
+    }
+}
+
+/// A name must not look like a number, and must be fit to be printed.
+fn check_name(name: &str) -> Result<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic());
+    if name.len() > limits::NAME_BYTES_MAX || !starts_well || !name.chars().all(plain) {
+        return Err(Error::usage(format!(
+            "--name {name}: expected a letter, then letters, digits, '-', '_' or '.', at most {} in all",
+            limits::NAME_BYTES_MAX
+        )));
+    }
+    Ok(name.to_owned())
+}
+
+fn check_serial(serial: &str) -> Result<String> {
+    let printable = serial.chars().all(|c| c.is_ascii_graphic());
+    if serial.is_empty() || serial.len() > limits::NAME_BYTES_MAX || !printable {
+        return Err(Error::usage(format!(
+            "--serial {serial}: expected 1 to {} printable characters without spaces",
+            limits::NAME_BYTES_MAX
+        )));
+    }
+    Ok(serial.to_owned())
+}
+
+/// The folder of control sockets: as given, or this user's.
+///
+/// # Errors
+///
+/// Where there is no folder for this user.
+pub fn run_dir(given: Option<&Path>) -> Result<PathBuf> {
+    user_folder(given, "/run", "XDG_RUNTIME_DIR", None)
+        .ok_or_else(|| Error::usage("XDG_RUNTIME_DIR is not set; say --run-dir"))
+}
+
+/// The folder of compiled guests: as given, or this user's; `None` where this user has none.
+#[must_use]
+pub fn cache_dir(given: Option<&Path>) -> Option<PathBuf> {
+    user_folder(given, "/var/cache", "XDG_CACHE_HOME", Some(".cache"))
+}
+
+fn user_folder(
+    given: Option<&Path>,
+    of_root: &str,
+    variable: &str,
+    in_home: Option<&str>,
+) -> Option<PathBuf> {
+    if let Some(folder) = given {
+        return Some(std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned()));
+    }
+    if rustix::process::geteuid().is_root() {
+        return Some(Path::new(of_root).join("wasmblk"));
+    }
+    let of_user = env::var_os(variable).map(PathBuf::from);
+    let of_home = || Some(PathBuf::from(env::var_os("HOME")?).join(in_home?));
+    Some(of_user.or_else(of_home)?.join("wasmblk"))
+}

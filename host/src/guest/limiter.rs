@@ -1,0 +1,89 @@
+//! How much memory a guest may have: everything together, however it divides it up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use wasmtime::{ResourceLimiter, Result};
+
+use crate::limits;
+
+/// What all instances of a guest may have together.
+#[derive(Clone, Debug)]
+pub(super) struct Budget {
+    free_bytes: Arc<AtomicUsize>,
+}
+
+impl Budget {
+    pub(super) fn new(bytes_max: u64) -> Budget {
+        let bytes = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        Budget {
+            free_bytes: Arc::new(AtomicUsize::new(bytes)),
+        }
+    }
+}
+
+/// Counts the linear memories and tables of one instance; they go back when it ends.
+#[derive(Debug)]
+pub(super) struct Limiter {
+    budget: Budget,
+    bytes: usize,
+}
+
+impl Limiter {
+    pub(super) fn new(budget: Budget) -> Limiter {
+        Limiter { budget, bytes: 0 }
+    }
+
+    /// Whether there is room for a growth, which is then taken.
+    fn take(&mut self, current: usize, desired: usize, unit_bytes: usize) -> bool {
+        let more = desired.saturating_sub(current).saturating_mul(unit_bytes);
+        let free = &self.budget.free_bytes;
+        let taken = free
+            .fetch_update(Relaxed, Relaxed, |free| free.checked_sub(more))
+            .is_ok();
+        if taken {
+            self.bytes = self.bytes.saturating_add(more);
+        }
+        taken
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.budget.free_bytes.fetch_add(self.bytes, Relaxed);
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> Result<bool> {
+        // Growth beyond the memory's own maximum fails afterwards, and must not be counted.
+        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.take(current, desired, 1))
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> Result<bool> {
+        let allowed = maximum.is_none_or(|maximum| desired <= maximum);
+        Ok(allowed && self.take(current, desired, limits::TABLE_ELEMENT_BYTES))
+    }
+
+    fn instances(&self) -> usize {
+        limits::GUEST_PARTS_MAX
+    }
+
+    fn tables(&self) -> usize {
+        limits::GUEST_PARTS_MAX
+    }
+
+    fn memories(&self) -> usize {
+        limits::GUEST_MEMORIES_MAX
+    }
+}

@@ -1,0 +1,18 @@
+//! A guest in its sandbox: compiled once, checked against the contract, and run as instances that
+//! are [`Backend`](crate::block::Backend)s. Nothing here knows which frontend asks.
+
+mod bindings;
+mod compile;
+mod contract;
+mod engine;
+mod fault;
+mod imports;
+mod instance;
+mod limiter;
+mod source;
+
+pub use compile::{Cache, compile};
+pub use engine::{Clock, new_engine};
+pub use fault::Health;
+pub use instance::{Guest, Instance, Limits};
+pub use source::Source;

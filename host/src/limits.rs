@@ -1,0 +1,119 @@
+//! Every limit and default of the host, with its reason. Times are durations, sizes are in bytes.
+
+use std::time::Duration;
+
+/// Longest read or write where the guest names none. The kernel's own default for ublk; beyond it
+/// the cost per request no longer matters.
+pub const TRANSFER_BYTES_DEFAULT: u32 = 512 << 10;
+
+/// Longest read or write that a guest may ask for. Each tag has a slot of this size, so a queue of the
+/// default depth can take 128 MiB of the host's memory.
+pub const TRANSFER_BYTES_MAX: u32 = 1 << 20;
+
+/// Requests in flight on one queue unless `--depth` says otherwise: what ublksrv's tools use, and as
+/// deep as an ordinary client goes.
+pub const DEPTH_DEFAULT: u16 = 128;
+
+/// The kernel's own limit (`UBLK_MAX_QUEUE_DEPTH` in `ublk_cmd.h`).
+pub const DEPTH_MAX: u16 = 4096;
+
+/// The kernel's own limit is 4096, but it gives no more queues than there are processors.
+pub const QUEUES_MAX: u16 = 256;
+
+/// Device numbers end here (`UBLK_MAX_UBLKS`, 20 bits).
+pub const ID_MAX: u32 = (1 << 20) - 1;
+
+/// All tags of one worker: its ring holds one command for each, and rings have at most 32768 entries.
+pub const TAGS_MAX: u32 = 32768;
+
+/// Answers that a worker may hold back to send them in one system call: enough for that to cost nothing,
+/// and a slow guest delays few of them.
+pub const ANSWERS_HELD_MAX: u32 = 16;
+
+/// A guest's file. The largest ordinary guest, a Python interpreter inside, has 18 MB.
+pub const GUEST_FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// Memory of one guest (all linear memories and tables of all its instances) unless `--memory-mib` says
+/// otherwise: enough
+/// for a RAM disk to try things with, a small part of an ordinary machine.
+pub const GUEST_MEMORY_BYTES_DEFAULT: u64 = 1 << 30;
+
+/// The most that `--memory-mib` may be: a bulk instruction over all of it cannot be interrupted.
+pub const GUEST_MEMORY_BYTES_MAX: u64 = 64 << 30;
+
+/// Core instances and tables inside one instance of a guest, and memories. Toolchains make up to a dozen
+/// of the former and one of the latter. What they hold beside memories and tables is not counted.
+pub const GUEST_PARTS_MAX: usize = 32;
+/// See [`GUEST_PARTS_MAX`].
+pub const GUEST_MEMORIES_MAX: usize = 8;
+
+/// Handles (streams, pollables) that a guest may hold. Toolchains use a handful.
+pub const GUEST_RESOURCES_MAX: usize = 256;
+
+/// Bytes that one table element takes in the host, for counting tables as memory.
+pub const TABLE_ELEMENT_BYTES: usize = 16;
+
+/// How long one call into a guest may run unless `--deadline` says otherwise: longer than a slow guest
+/// on a busy machine needs. A request may wait for the calls of all that came before it.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
+
+/// How often running calls are looked at: the accuracy of the deadline.
+pub const EPOCH_TICK: Duration = Duration::from_millis(100);
+
+/// Longest message of a guest in the log.
+pub const GUEST_LOG_LINE_BYTES_MAX: usize = 1024;
+
+/// Longest error message, guests' words in it included: more than a screen is no help.
+pub const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// Longest piece of a guest's words inside a message of ours.
+pub const GUEST_WORDS_BYTES_MAX: usize = 512;
+
+/// Functions of a guest's stack in the log.
+pub const STACK_FRAMES_MAX: usize = 32;
+
+/// Messages of a guest in the log each second, from all its instances; the rest are counted. At this
+/// rate it takes minutes to fill a log.
+pub const GUEST_LOG_LINES_PER_SECOND: u32 = 20;
+
+/// Random bytes that a guest may ask for at a time; they are made one by one.
+pub const GUEST_RANDOM_BYTES_MAX: u64 = 64 << 10;
+
+/// A device's log file; when it is full, it becomes the old one, and the one before goes.
+pub const LOG_FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// The longest that `--deadline` may be: half of the 120 s after which the kernel calls a task hung.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(60);
+
+/// How long one control command of the driver may take. They take milliseconds; what takes longer
+/// hangs in the kernel, on some versions for ever.
+pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The same for START and STOP, which wait for requests in the guest's hands: one that overruns its
+/// deadline fits, the others are then answered at once.
+pub const SLOW_CONTROL_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// How often STOP is waited for while the guest makes progress; then its requests are answered with EIO.
+pub const STOP_TRIES_MAX: u32 = 4;
+
+/// How long `add` waits for its data plane: opening an instance, START and STOP fit, with their bounds.
+pub const START_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long the workers of a stopped device may take to end: the last flush of a guest, with its
+/// deadline, fits.
+pub const WORKERS_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How long `del` waits for a data plane to answer what it has in hand, flush, delete and end.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long an id may stay taken after its device is gone (somebody still has it open).
+pub const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a data plane's control socket may take to answer.
+pub const SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Clients that may wait for the end of one device: operators, not machines.
+pub const WAITERS_MAX: usize = 16;
+
+/// Longest name of a device: fits every listing.
+pub const NAME_BYTES_MAX: usize = 64;

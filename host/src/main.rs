@@ -1,0 +1,23 @@
+//! The program: parse, log, run, and say what went wrong.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use wasmblk::cli::Cli;
+use wasmblk::commands;
+use wasmblk::error::Kind;
+use wasmblk::plane::init_log;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let Err(error) = init_log(&cli.log).and_then(|()| commands::run(cli)) else {
+        return ExitCode::SUCCESS;
+    };
+    // A closed standard error is no reason to fail in another way.
+    let _ = writeln!(io::stderr(), "wasmblk: {}", error.chain());
+    match error.kind() {
+        Kind::Usage => ExitCode::from(2),
+        Kind::Failed => ExitCode::FAILURE,
+    }
+}

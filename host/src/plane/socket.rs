@@ -1,0 +1,178 @@
+//! The control socket. A client sends one line of JSON and gets one back: for `{"command":"info"}` the
+//! status at once, for `{"command":"wait"}` one that it was taken note of, and the outcome when the
+//! device ends.
+
+use std::fs::{self, Permissions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
+use serde::{Deserialize, Serialize};
+use tracing::debug;
+
+use super::status::{Shared, Status};
+use crate::error::{Context, Error, Result};
+use crate::limits;
+
+/// Longest line that a client may send.
+const REQUEST_BYTES_MAX: u64 = 4096;
+
+/// What a client may ask.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase")]
+enum Request {
+    Info,
+    Wait,
+}
+
+/// The answer to a wait, before its outcome.
+#[derive(Debug, Serialize)]
+struct Noted {
+    waiting: bool,
+}
+
+/// How a device ended.
+#[derive(Debug, Serialize, Deserialize)]
+struct Outcome {
+    error: Option<String>,
+}
+
+/// Clients that wait for the end.
+#[derive(Debug, Default)]
+pub(super) struct Waiters(Mutex<Vec<UnixStream>>);
+
+impl Waiters {
+    fn add(&self, mut client: UnixStream) -> io::Result<()> {
+        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.len() < limits::WAITERS_MAX {
+            send(&mut client, &Noted { waiting: true })?;
+            clients.push(client);
+        }
+        Ok(())
+    }
+
+    /// Tells all of them. Their connections end with the process.
+    pub(super) fn tell(&self, result: &Result<()>) {
+        let outcome = Outcome {
+            error: result.as_ref().err().map(Error::chain),
+        };
+        for client in self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter_mut()
+        {
+            // One that left does not want to know.
+            let _ = send(client, &outcome);
+        }
+    }
+}
+
+/// Makes the socket and answers on it in a thread of its own, for the life of the process. A socket
+/// that a dead process left is replaced.
+pub(super) fn serve(path: &Path, shared: Arc<Shared>) -> Result<()> {
+    let shown = path.display();
+    let _ = fs::remove_file(path);
+    let listener =
+        UnixListener::bind(path).doing(|| format!("cannot make the control socket {shown}"))?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))
+        .doing(|| format!("cannot protect the control socket {shown}"))?;
+    let run = move || {
+        for client in listener.incoming() {
+            if let Err(error) = client.and_then(|client| answer(client, &shared)) {
+                debug!(%error, "a client of the control socket got no answer");
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("control".into())
+        .spawn(run)
+        .doing(|| "cannot start a thread".into())?;
+    Ok(())
+}
+
+fn answer(mut client: UnixStream, shared: &Shared) -> io::Result<()> {
+    client.set_read_timeout(Some(limits::SOCKET_TIMEOUT))?;
+    client.set_write_timeout(Some(limits::SOCKET_TIMEOUT))?;
+    let mut line = String::new();
+    BufReader::new((&client).take(REQUEST_BYTES_MAX)).read_line(&mut line)?;
+    match serde_json::from_str(&line)? {
+        Request::Info => send(&mut client, &shared.status()),
+        Request::Wait => shared.waiters.add(client),
+    }
+}
+
+fn send(to: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    to.write_all(&line)
+}
+
+/// Connects, with a bound, and sends a request.
+fn call(path: &Path, request: Request) -> io::Result<BufReader<UnixStream>> {
+    let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    for direction in [Timeout::Send, Timeout::Recv] {
+        set_socket_timeout(&socket, direction, Some(limits::SOCKET_TIMEOUT))?;
+    }
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let mut server = UnixStream::from(socket);
+    send(&mut server, &request)?;
+    Ok(BufReader::new(server))
+}
+
+/// Asks a device for its status.
+///
+/// # Errors
+///
+/// `ConnectionRefused` or `NotFound` where no process serves it any more; `PermissionDenied` where it
+/// is another user's.
+pub fn ask(path: &Path) -> io::Result<Status> {
+    let mut line = String::new();
+    call(path, Request::Info)?.read_line(&mut line)?;
+    Ok(serde_json::from_str(&line)?)
+}
+
+/// A wait for the end of a device's process.
+#[derive(Debug)]
+pub struct End(BufReader<UnixStream>);
+
+impl End {
+    /// Begins to wait, before whatever makes the device end.
+    ///
+    /// # Errors
+    ///
+    /// As [`ask`]; `UnexpectedEof` where too many wait already.
+    pub fn of(path: &Path) -> io::Result<End> {
+        let mut server = call(path, Request::Wait)?;
+        // The process says when it has taken note: from then on its last word cannot be missed.
+        if server.read_line(&mut String::new())? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(End(server))
+    }
+
+    /// Waits until the process has ended; gives what went wrong in it, if anything.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` where it does not end within [`limits::STOP_TIMEOUT`].
+    pub fn wait(mut self) -> io::Result<Option<String>> {
+        self.0
+            .get_ref()
+            .set_read_timeout(Some(limits::STOP_TIMEOUT))?;
+        let mut text = String::new();
+        self.0.read_to_string(&mut text)?;
+        // No word at all: it was killed, and what it had not flushed is lost.
+        let killed = || Outcome {
+            error: Some("its process was killed".into()),
+        };
+        Ok(serde_json::from_str(&text)
+            .unwrap_or_else(|_| killed())
+            .error)
+    }
+}

@@ -1,0 +1,140 @@
+//! What a device tells about itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::socket::Waiters;
+use crate::block::Geometry;
+use crate::config::DeviceConfig;
+use crate::guest::Health;
+use crate::stats::{Snapshot, Stats};
+use crate::ublk::{abi::DevInfo, block_path};
+
+/// What a device is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It is being made.
+    Starting,
+    /// It serves requests.
+    Live,
+    /// Its guest has failed: every request is answered with EIO.
+    Failed,
+    /// Its process is gone, the kernel still has it: 'wasmblk del' removes it.
+    Dead,
+}
+
+/// One device as `info` shows it. Sizes are in bytes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it; the README lists them")]
+pub struct Status {
+    pub id: u32,
+    pub device: PathBuf,
+    pub name: Option<String>,
+    pub serial: String,
+    pub state: State,
+    pub reason: Option<String>,
+    pub pid: u32,
+    pub guest: PathBuf,
+    pub digest: String,
+    pub contract: String,
+    pub options: Vec<(String, String)>,
+    pub size_bytes: u64,
+    pub logical_block_bytes: u32,
+    pub physical_block_bytes: u32,
+    pub max_transfer_bytes: u32,
+    pub read_only: bool,
+    pub volatile_cache: bool,
+    pub fua: String,
+    pub max_discard_bytes: u32,
+    pub max_write_zeroes_bytes: u32,
+    pub queues: u16,
+    pub depth: u16,
+    pub workers: u16,
+    pub data_path: String,
+    pub memory_max_bytes: u64,
+    pub deadline_ms: u128,
+    pub log: PathBuf,
+    pub uptime_ms: u128,
+    pub stats: Snapshot,
+}
+
+/// What a status is made from, shared by the threads of a data plane.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: DeviceConfig,
+    pub(super) geometry: Geometry,
+    pub(super) info: DevInfo,
+    pub(super) log: PathBuf,
+    pub(super) health: Arc<Health>,
+    pub(super) stats: Stats,
+    pub(super) live: AtomicBool,
+    /// A ring failed: requests are without an answer until the process ends.
+    pub(super) broken: AtomicBool,
+    pub(super) waiters: Waiters,
+    pub(super) since: Instant,
+}
+
+impl Shared {
+    /// The status of this moment.
+    pub(super) fn status(&self) -> Status {
+        let Shared {
+            config,
+            geometry,
+            info,
+            ..
+        } = self;
+        let id = info.dev_id;
+        let state = if self.health.has_failed() {
+            State::Failed
+        } else if self.live.load(Relaxed) {
+            State::Live
+        } else {
+            State::Starting
+        };
+        let fua = match (geometry.volatile_cache, geometry.fua_native) {
+            (false, _) => "every write",
+            (true, true) => "guest",
+            (true, false) => "flush after write",
+        };
+        Status {
+            id,
+            device: block_path(id),
+            name: config.name.clone(),
+            serial: config.serial(id),
+            state,
+            reason: self.health.reason(),
+            pid: std::process::id(),
+            guest: config.guest.clone(),
+            digest: config.digest.clone(),
+            contract: "device".into(),
+            options: config.options.clone(),
+            size_bytes: geometry.size_bytes,
+            logical_block_bytes: geometry.logical_block_bytes,
+            physical_block_bytes: geometry.physical_block_bytes,
+            max_transfer_bytes: geometry.max_transfer_bytes,
+            read_only: geometry.read_only,
+            volatile_cache: geometry.volatile_cache,
+            fua: fua.into(),
+            max_discard_bytes: geometry.trim.map_or(0, |trim| trim.max_discard_bytes),
+            max_write_zeroes_bytes: geometry.trim.map_or(0, |trim| trim.max_write_zeroes_bytes),
+            queues: info.nr_hw_queues,
+            depth: info.queue_depth,
+            workers: if geometry.replicated {
+                info.nr_hw_queues
+            } else {
+                1
+            },
+            data_path: "copy".into(),
+            memory_max_bytes: config.memory_bytes,
+            deadline_ms: config.deadline.as_millis(),
+            log: self.log.clone(),
+            uptime_ms: self.since.elapsed().as_millis(),
+            stats: self.stats.snapshot(),
+        }
+    }
+}

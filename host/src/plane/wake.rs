@@ -1,0 +1,70 @@
+//! What ends a device: a signal, or a worker that has ended.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::low_level::pipe::register;
+
+use crate::error::{Context, Error, Result};
+
+/// A pair of sockets: whatever ends the device writes a byte into it.
+#[derive(Debug)]
+pub(super) struct Wake {
+    reader: UnixStream,
+    writer: UnixStream,
+}
+
+impl Wake {
+    /// From here on SIGTERM, SIGINT and SIGHUP do not end the process, but wake it.
+    pub(super) fn new() -> Result<Wake> {
+        let failed = || "cannot catch signals".to_owned();
+        let (reader, writer) = UnixStream::pair().doing(failed)?;
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
+            register(signal, writer.try_clone().doing(failed)?).doing(failed)?;
+        }
+        Ok(Wake { reader, writer })
+    }
+
+    /// A value that wakes when it is dropped.
+    pub(super) fn at_end(&self) -> io::Result<WakeAtEnd> {
+        self.writer.try_clone().map(WakeAtEnd)
+    }
+
+    /// Whether to go on with the start.
+    ///
+    /// # Errors
+    ///
+    /// Where something has woken us already.
+    pub(super) fn check(&self) -> Result<()> {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        match poll(&mut [PollFd::new(&self.reader, PollFlags::IN)], Some(&now)) {
+            Ok(0) | Err(_) => Ok(()),
+            Ok(_) => Err(Error::failed(
+                "it was told to end before the device was ready",
+            )),
+        }
+    }
+
+    /// Waits until something wakes us.
+    pub(super) fn wait(&mut self) -> Result<()> {
+        self.reader
+            .read_exact(&mut [0])
+            .doing(|| "cannot wait for signals".into())
+    }
+}
+
+/// Wakes the main thread when a worker has ended, however it ended.
+#[derive(Debug)]
+pub(super) struct WakeAtEnd(UnixStream);
+
+impl Drop for WakeAtEnd {
+    fn drop(&mut self) {
+        // Nobody reads it when the end is under way already.
+        let _ = self.0.write(&[0]);
+    }
+}

@@ -1,0 +1,39 @@
+//! Compiled guests.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use wasmtime::component::Component;
+use wasmtime::{Engine, Result};
+
+/// A file with machine code that somebody vouched for.
+#[derive(Debug)]
+pub struct Artefact(File);
+
+impl Artefact {
+    /// Vouches for a file: it was written by wasmtime in a process of this user, and nobody else can
+    /// have changed it since. `guest::compile` does it for what it wrote or found in this user's cache,
+    /// `plane::launch` for what the process of this user sent that started this one.
+    pub(crate) fn vouch(file: File) -> Artefact {
+        Artefact(file)
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+
+    /// Loads the machine code.
+    ///
+    /// # Errors
+    ///
+    /// Where it is of another version or configuration of the engine.
+    pub fn load(&self, engine: &Engine) -> Result<Component> {
+        let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        // SAFETY: the file holds wasmtime's own code (`vouch`, by its two callers). Files of the cache
+        // get their name when they are complete and are never changed under it, so this holds until
+        // the mapping ends.
+        unsafe { Component::deserialize_file(engine, path) }
+    }
+}

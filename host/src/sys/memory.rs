@@ -1,0 +1,64 @@
+//! Memory that is mapped, not allocated.
+
+use std::fs::File;
+use std::io;
+use std::ptr::{NonNull, null_mut};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+/// A mapping, unmapped when dropped. It gives out addresses only; who reads or writes through them
+/// argues for that.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: a mapping belongs to the process, not to a thread; `base` is never used without `&self`.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    /// Fresh zeroed memory, which takes pages only as they are touched.
+    pub(super) fn anonymous(bytes: usize) -> io::Result<Mapping> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address the kernel chooses touches no memory that exists.
+        let base = unsafe { mmap_anonymous(null_mut(), bytes, protection, MapFlags::PRIVATE) }?;
+        Mapping::of(base.cast(), bytes)
+    }
+
+    /// Part of a file, for reading.
+    pub(super) fn of_file(file: &File, offset: u64, bytes: usize) -> io::Result<Mapping> {
+        let flags = MapFlags::SHARED | MapFlags::POPULATE;
+        // SAFETY: a new mapping at an address the kernel chooses touches no memory that exists.
+        let base = unsafe { mmap(null_mut(), bytes, ProtFlags::READ, flags, file, offset) }?;
+        Mapping::of(base.cast(), bytes)
+    }
+
+    fn of(base: *mut u8, bytes: usize) -> io::Result<Mapping> {
+        let base = NonNull::new(base).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { base, bytes })
+    }
+
+    /// The address `offset` bytes in.
+    ///
+    /// # Panics
+    ///
+    /// Where `length` bytes from there are not inside: only a mistake of the caller can cause that.
+    pub(super) fn at(&self, offset: usize, length: usize) -> NonNull<u8> {
+        assert!(
+            offset <= self.bytes && length <= self.bytes - offset,
+            "outside of the mapping"
+        );
+        // SAFETY: the line above keeps the result inside the mapping, which lives as long as self.
+        unsafe { self.base.add(offset) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: `base` and `bytes` are those of our own mmap, and addresses given out do not
+        // outlive the structures that hold the mapping.
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
+        debug_assert!(unmapped.is_ok(), "our own mapping");
+    }
+}

@@ -1,0 +1,208 @@
+//! The driver's own language: `include/uapi/linux/ublk_cmd.h`, as far as it is used here.
+//! Names are the header's, without the prefix.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Control commands, for `/dev/ublk-control`: `_IOR` or `_IOWR('u', nr, struct ublksrv_ctrl_cmd)`.
+pub mod control {
+    #![expect(missing_docs, reason = "UBLK_U_CMD_ of the header")]
+    pub const GET_QUEUE_AFFINITY: u32 = 0x8020_7501;
+    pub const GET_DEV_INFO: u32 = 0x8020_7502;
+    pub const ADD_DEV: u32 = 0xc020_7504;
+    pub const START_DEV: u32 = 0xc020_7506;
+    pub const STOP_DEV: u32 = 0xc020_7507;
+    pub const SET_PARAMS: u32 = 0xc020_7508;
+    pub const GET_DEV_INFO2: u32 = 0x8020_7512;
+    pub const GET_FEATURES: u32 = 0x8020_7513;
+    pub const DEL_DEV_ASYNC: u32 = 0x8020_7514;
+    pub const TRY_STOP_DEV: u32 = 0xc020_7517;
+}
+
+/// I/O commands, for `/dev/ublkcN`: `_IOWR('u', nr, struct ublksrv_io_cmd)`.
+pub mod io {
+    #![expect(missing_docs, reason = "UBLK_U_IO_ of the header")]
+    pub const FETCH_REQ: u32 = 0xc010_7520;
+    pub const COMMIT_AND_FETCH_REQ: u32 = 0xc010_7521;
+}
+
+/// Features of the driver and of a device (`UBLK_F_`).
+pub mod feature {
+    #![expect(missing_docs, reason = "UBLK_F_ of the header")]
+    pub const CMD_IOCTL_ENCODE: u64 = 1 << 6;
+    pub const SAFE_STOP_DEV: u64 = 1 << 17;
+    pub const NO_AUTO_PART_SCAN: u64 = 1 << 18;
+
+    /// All names, by bit.
+    pub const NAMES: [&str; 21] = [
+        "SUPPORT_ZERO_COPY",
+        "URING_CMD_COMP_IN_TASK",
+        "NEED_GET_DATA",
+        "USER_RECOVERY",
+        "USER_RECOVERY_REISSUE",
+        "UNPRIVILEGED_DEV",
+        "CMD_IOCTL_ENCODE",
+        "USER_COPY",
+        "ZONED",
+        "USER_RECOVERY_FAIL_IO",
+        "UPDATE_SIZE",
+        "AUTO_BUF_REG",
+        "QUIESCE",
+        "PER_IO_DAEMON",
+        "BUF_REG_OFF_DAEMON",
+        "BATCH_IO",
+        "INTEGRITY",
+        "SAFE_STOP_DEV",
+        "NO_AUTO_PART_SCAN",
+        "SHMEM_ZC",
+        "IO_DESC_SIZE",
+    ];
+}
+
+/// States of a device (`UBLK_S_DEV_`).
+pub mod state {
+    #![expect(missing_docs, reason = "UBLK_S_DEV_ of the header")]
+    pub const DEAD: u16 = 0;
+    pub const LIVE: u16 = 1;
+}
+
+/// Requests (`UBLK_IO_OP_`) and their flags (`UBLK_IO_F_`), in `IoDesc::op_flags`.
+pub mod op {
+    #![expect(missing_docs, reason = "UBLK_IO_ of the header")]
+    pub const READ: u8 = 0;
+    pub const WRITE: u8 = 1;
+    pub const FLUSH: u8 = 2;
+    pub const DISCARD: u8 = 3;
+    pub const WRITE_ZEROES: u8 = 5;
+    pub const F_FUA: u32 = 1 << 13;
+    pub const F_NOUNMAP: u32 = 1 << 15;
+}
+
+/// Attributes of a device (`UBLK_ATTR_`).
+pub mod attr {
+    #![expect(missing_docs, reason = "UBLK_ATTR_ of the header")]
+    pub const READ_ONLY: u32 = 1 << 0;
+    pub const ROTATIONAL: u32 = 1 << 1;
+    pub const VOLATILE_CACHE: u32 = 1 << 2;
+    pub const FUA: u32 = 1 << 3;
+}
+
+/// `UBLK_PARAM_TYPE_`: which parts of [`Params`] are given.
+pub mod param {
+    #![expect(missing_docs, reason = "UBLK_PARAM_TYPE_ of the header")]
+    pub const BASIC: u32 = 1 << 0;
+    pub const DISCARD: u32 = 1 << 1;
+}
+
+/// The sector of the block layer, whatever the device's block.
+pub const SECTOR_SHIFT: u32 = 9;
+
+/// `UBLK_IO_RES_ABORT` (`-ENODEV`): the tag is gone for good.
+pub const RES_ABORT: i32 = -19;
+
+/// `struct ublksrv_ctrl_cmd`. Address and length of the data are filled in by `sys::ring`.
+#[derive(Clone, Copy, Debug, Default, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct CtrlCmd {
+    /// The device, or `u32::MAX` for none.
+    pub dev_id: u32,
+    /// The queue, or `u16::MAX` for none.
+    pub queue_id: u16,
+    /// Length of the data in bytes.
+    pub len: u16,
+    /// Address of the data.
+    pub addr: u64,
+    /// Inline argument.
+    pub data: u64,
+    /// Length of the device path that begins the data, 0 for none.
+    pub dev_path_len: u16,
+    /// Unused.
+    pub pad: u16,
+    /// Unused.
+    pub reserved: u32,
+}
+
+/// `struct ublksrv_ctrl_dev_info`.
+#[derive(Clone, Copy, Debug, Default, IntoBytes, FromBytes, Immutable)]
+#[repr(C)]
+#[expect(missing_docs, reason = "fields of the header")]
+pub struct DevInfo {
+    pub nr_hw_queues: u16,
+    pub queue_depth: u16,
+    pub state: u16,
+    pub io_desc_size: u16,
+    pub max_io_buf_bytes: u32,
+    pub dev_id: u32,
+    pub ublksrv_pid: i32,
+    pub pad1: u32,
+    pub flags: u64,
+    pub ublksrv_flags: u64,
+    pub owner_uid: u32,
+    pub owner_gid: u32,
+    pub reserved1: u64,
+    pub reserved2: u64,
+}
+
+/// `struct ublksrv_io_desc`: one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes)]
+#[repr(C)]
+pub struct IoDesc {
+    /// Operation in bits 0 to 7, flags above.
+    pub op_flags: u32,
+    /// Length in sectors.
+    pub nr_sectors: u32,
+    /// Offset in sectors.
+    pub start_sector: u64,
+    /// Address of the tag's buffer.
+    pub addr: u64,
+}
+
+/// `struct ublksrv_io_cmd`: goes into a FETCH or COMMIT.
+#[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
+#[repr(C)]
+#[expect(missing_docs, reason = "fields of the header")]
+pub struct IoCmd {
+    pub q_id: u16,
+    pub tag: u16,
+    pub result: i32,
+    pub addr: u64,
+}
+
+/// `struct ublk_params` up to and with `struct ublk_param_discard`; the kernel takes shorter ones
+/// (`len` says how short).
+#[derive(Clone, Copy, Debug, Default, IntoBytes, FromBytes, Immutable)]
+#[repr(C)]
+#[expect(missing_docs, reason = "fields of the header")]
+pub struct Params {
+    pub len: u32,
+    pub types: u32,
+    // struct ublk_param_basic
+    pub attrs: u32,
+    pub logical_bs_shift: u8,
+    pub physical_bs_shift: u8,
+    pub io_opt_shift: u8,
+    pub io_min_shift: u8,
+    pub max_sectors: u32,
+    pub chunk_sectors: u32,
+    pub dev_sectors: u64,
+    pub virt_boundary_mask: u64,
+    // struct ublk_param_discard
+    pub discard_alignment: u32,
+    pub discard_granularity: u32,
+    pub max_discard_sectors: u32,
+    pub max_write_zeroes_sectors: u32,
+    pub max_discard_segments: u16,
+    pub reserved0: u16,
+    /// The header's structure goes on here; this keeps ours free of padding.
+    pub rest: u32,
+}
+
+// The sizes and offsets that the header compiles to.
+const _: () = {
+    assert!(size_of::<CtrlCmd>() == 32);
+    assert!(size_of::<DevInfo>() == 64);
+    assert!(size_of::<IoDesc>() == 24);
+    assert!(size_of::<IoCmd>() == 16);
+    assert!(size_of::<Params>() == 64);
+    assert!(std::mem::offset_of!(Params, attrs) == 8);
+    assert!(std::mem::offset_of!(Params, discard_alignment) == 40);
+};

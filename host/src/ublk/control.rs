@@ -1,0 +1,288 @@
+//! The driver's control commands, each with a bound, and with a fallback where a kernel lacks one.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::abi::{CtrlCmd, DevInfo, Params, control, feature};
+use crate::error::{Context, Error, Result};
+use crate::limits;
+use crate::sys::ControlRing;
+
+/// The driver's control node.
+pub const CONTROL_PATH: &str = "/dev/ublk-control";
+
+/// `u32::MAX` as a device number: ADD_DEV chooses one; commands without a device ignore it.
+const NO_DEVICE: u32 = u32::MAX;
+
+/// Bytes of a mask of processors: as many as any kernel is configured for (`NR_CPUS` 8192).
+const CPU_MASK_BYTES: usize = 1024;
+
+/// The node that the outside sees.
+#[must_use]
+pub fn block_path(id: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/ublkb{id}"))
+}
+
+/// The node that the server opens.
+#[must_use]
+pub fn char_path(id: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/ublkc{id}"))
+}
+
+/// The open control node.
+#[derive(Debug)]
+pub struct Control {
+    ring: ControlRing,
+    features: u64,
+}
+
+impl Control {
+    /// Opens the control node and asks for the driver's features.
+    ///
+    /// # Errors
+    ///
+    /// Says what is missing: the driver, the permission, io_uring, or a driver that is new enough.
+    pub fn open() -> Result<Control> {
+        let control = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(CONTROL_PATH)
+            .map_err(|why| {
+                let remedy = match why.kind() {
+                    io::ErrorKind::NotFound => {
+                        "the ublk driver is not loaded; try 'modprobe ublk_drv' as root, and \
+                     'wasmblk doctor' where that does not help"
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        "ublk devices need root; try 'sudo wasmblk ...'"
+                    }
+                    _ => "try 'wasmblk doctor'",
+                };
+                Error::failed(format!("cannot open {CONTROL_PATH} ({remedy})")).because(why)
+            })?;
+        let ring = ControlRing::new(control).doing(|| {
+            "this system allows no io_uring, which ublk needs; 'wasmblk doctor' says more".into()
+        })?;
+        let mut this = Control { ring, features: 0 };
+        let mut features = 0_u64;
+        this.call(
+            control::GET_FEATURES,
+            CtrlCmd::default(),
+            features.as_mut_bytes(),
+        )
+        .doing(|| "the ublk driver is older than Linux 6.5; 6.12 or newer is needed".into())?;
+        this.features = features;
+        Ok(this)
+    }
+
+    /// The driver's features (`abi::feature`).
+    #[must_use]
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// Adds a device: makes `/dev/ublkcN`. `wanted` says queues, depth, buffer and flags, and the id
+    /// (`None`: the kernel chooses). The reply has what the kernel made of it.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists` for a taken id; `TimedOut` where the kernel hangs.
+    pub fn add(&mut self, id: Option<u32>, wanted: &DevInfo) -> io::Result<DevInfo> {
+        let mut info = DevInfo {
+            dev_id: id.unwrap_or(NO_DEVICE),
+            ..*wanted
+        };
+        let command = CtrlCmd {
+            dev_id: info.dev_id,
+            queue_id: u16::MAX,
+            ..CtrlCmd::default()
+        };
+        self.call(control::ADD_DEV, command, info.as_mut_bytes())?;
+        Ok(info)
+    }
+
+    /// Sets the parameters of a device that has not started.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` where the kernel does not like them.
+    pub fn set_params(&mut self, id: u32, params: &Params) -> io::Result<()> {
+        let mut params = *params;
+        self.call(control::SET_PARAMS, device(id), params.as_mut_bytes())
+            .map(drop)
+    }
+
+    /// Starts a device whose tags are all being fetched by this process, which opened `/dev/ublkcN`.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` where a worker does not fetch.
+    pub fn start(&mut self, id: u32) -> io::Result<()> {
+        let pid = std::process::id();
+        let command = CtrlCmd {
+            data: pid.into(),
+            ..device(id)
+        };
+        self.slow_call(control::START_DEV, command)
+    }
+
+    /// What the kernel knows of a device.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is none (the driver's own answer is `ENODEV`).
+    pub fn info(&mut self, id: u32) -> io::Result<DevInfo> {
+        // The command carries the path of the node, by which the kernel decides who may ask; the
+        // reply lies behind it. A device that is being deleted has lost its node, but not its id.
+        let path = format!("{}\0", char_path(id).display());
+        let mut data = path.clone().into_bytes();
+        data.extend_from_slice(DevInfo::new_zeroed().as_bytes());
+        let dev_path_len = u16::try_from(path.len()).unwrap_or(0);
+        let command = CtrlCmd {
+            dev_path_len,
+            ..device(id)
+        };
+        let asked = self.call(control::GET_DEV_INFO2, command, &mut data);
+        let reply = &mut data[path.len()..];
+        match asked {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                self.call(control::GET_DEV_INFO, device(id), reply)
+            }
+            asked => asked,
+        }
+        .map_err(no_device)?;
+        DevInfo::read_from_bytes(reply)
+            .map_err(|_| io::Error::other("the driver's reply is cut short"))
+    }
+
+    /// The processors whose requests come by this queue, as numbers.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn queue_affinity(&mut self, id: u32, queue: u16) -> io::Result<Vec<usize>> {
+        let mut mask = [0; CPU_MASK_BYTES];
+        let command = CtrlCmd {
+            data: queue.into(),
+            ..device(id)
+        };
+        self.call(control::GET_QUEUE_AFFINITY, command, &mut mask)?;
+        let in_mask = |cpu: &usize| mask[cpu / 8] & (1 << (cpu % 8)) != 0;
+        Ok((0..CPU_MASK_BYTES * 8).filter(in_mask).collect())
+    }
+
+    /// Stops a device, used or not: its disk goes, and its server gets all tags back.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is none.
+    pub fn stop(&mut self, id: u32) -> io::Result<()> {
+        self.slow_call(control::STOP_DEV, device(id))
+            .map_err(no_device)
+    }
+
+    /// Whether [`Control::try_stop`] is there (Linux 7.0).
+    #[must_use]
+    pub fn can_try_stop(&self) -> bool {
+        self.features & feature::SAFE_STOP_DEV != 0
+    }
+
+    /// Stops a device unless somebody has it open.
+    ///
+    /// # Errors
+    ///
+    /// `ResourceBusy` where somebody has.
+    pub fn try_stop(&mut self, id: u32) -> io::Result<()> {
+        self.slow_call(control::TRY_STOP_DEV, device(id))
+            .map_err(no_device)
+    }
+
+    /// Deletes a device and waits a bounded time until its id is free; where somebody still holds
+    /// one of its nodes, the id becomes free when they let go, and the result is `false`.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is none.
+    pub fn delete(&mut self, id: u32) -> io::Result<bool> {
+        self.call(control::DEL_DEV_ASYNC, device(id), &mut [])
+            .map_err(no_device)?;
+        let steps = limits::DELETE_TIMEOUT.as_millis() / DELETE_STEP.as_millis();
+        for _ in 0..steps {
+            match self.info(id) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+                _ => {}
+            }
+            std::thread::sleep(DELETE_STEP);
+        }
+        Ok(false)
+    }
+
+    /// One without data that may wait for the guest.
+    fn slow_call(&mut self, operation: u32, command: CtrlCmd) -> io::Result<()> {
+        self.ring
+            .call(operation, command, &mut [], limits::SLOW_CONTROL_TIMEOUT)
+            .map(drop)
+    }
+
+    fn call(&mut self, operation: u32, command: CtrlCmd, data: &mut [u8]) -> io::Result<i32> {
+        self.ring
+            .call(operation, command, data, limits::CONTROL_TIMEOUT)
+    }
+}
+
+/// How often a deleted device is looked for.
+const DELETE_STEP: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// Whether the kernel has a device of this id, by sysfs: that is readable for everybody.
+#[must_use]
+pub fn exists(id: u32) -> bool {
+    Path::new(&format!("/sys/class/ublk-char/ublkc{id}")).exists()
+}
+
+/// A command's header for one device, no queue.
+fn device(id: u32) -> CtrlCmd {
+    CtrlCmd {
+        dev_id: id,
+        queue_id: u16::MAX,
+        ..CtrlCmd::default()
+    }
+}
+
+/// The driver says ENODEV for a device that does not exist.
+fn no_device(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENODEV) => io::ErrorKind::NotFound.into(),
+        _ => error,
+    }
+}
+
+/// Opens `/dev/ublkcN` as its server; there can be only one. The node may come a moment late where
+/// udev makes it.
+///
+/// # Errors
+///
+/// The system's.
+pub(super) fn open_char(id: u32) -> Result<File> {
+    let path = char_path(id);
+    let open = || OpenOptions::new().read(true).write(true).open(&path);
+    let mut opened = open();
+    for _ in 0..100 {
+        match &opened {
+            // A helper that looks at new nodes may hold it for a moment.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy
+                ) =>
+            {
+                std::thread::sleep(DELETE_STEP);
+                opened = open();
+            }
+            _ => break,
+        }
+    }
+    opened.doing(|| format!("cannot open {}", path.display()))
+}

@@ -1,0 +1,203 @@
+//! One device, from ADD to DELETE. The order of the steps is the kernel's.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::abi::{DevInfo, feature};
+use super::control::{Control, block_path, open_char};
+use super::encode;
+use crate::block::Geometry;
+use crate::error::{Context, Error, Result};
+
+/// What a device is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// Its number; `None` lets the kernel choose.
+    pub id: Option<u32>,
+    /// Hardware queues; the kernel gives no more than there are processors.
+    pub queues: u16,
+    /// Requests in flight on each.
+    pub depth: u16,
+}
+
+/// A device that exists; once started, it has a disk.
+#[derive(Debug)]
+pub struct Device {
+    control: Control,
+    info: DevInfo,
+    char_device: Option<Arc<File>>,
+}
+
+impl Device {
+    /// Adds a device and sets its parameters: after this there is `/dev/ublkcN`, open for us.
+    ///
+    /// # Errors
+    ///
+    /// Says which step the kernel refused, and what to do about a taken id. Nothing is left behind.
+    pub fn add(mut control: Control, spec: &Spec, geometry: &Geometry) -> Result<Device> {
+        let scan_off = control.features() & feature::NO_AUTO_PART_SCAN;
+        let wanted = DevInfo {
+            nr_hw_queues: spec.queues,
+            queue_depth: spec.depth,
+            max_io_buf_bytes: geometry.max_transfer_bytes,
+            flags: feature::CMD_IOCTL_ENCODE | scan_off,
+            ublksrv_pid: -1,
+            ..DevInfo::default()
+        };
+        let info = control
+            .add(spec.id, &wanted)
+            .map_err(|why| add_error(spec, why))?;
+        if info.nr_hw_queues < spec.queues {
+            warn!(
+                asked = spec.queues,
+                given = info.nr_hw_queues,
+                "fewer queues than asked for: the kernel gives one for each processor at most"
+            );
+        }
+        let mut device = Device {
+            control,
+            info,
+            char_device: None,
+        };
+        match device.prepare(geometry) {
+            Ok(()) => Ok(device),
+            Err(error) => {
+                if let Err(why) = device.delete() {
+                    warn!(%why, "a device is left; try 'wasmblk del {}'", device.id());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn prepare(&mut self, geometry: &Geometry) -> Result<()> {
+        let params = encode::params(geometry);
+        self.control
+            .set_params(self.id(), &params)
+            .doing(|| format!("the kernel does not take this guest's geometry ({geometry:?})"))?;
+        self.char_device = Some(Arc::new(open_char(self.id())?));
+        Ok(())
+    }
+
+    /// The number N of `/dev/ublkbN`.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.info.dev_id
+    }
+
+    /// What the kernel made of what was asked for.
+    #[must_use]
+    pub fn info(&self) -> &DevInfo {
+        &self.info
+    }
+
+    /// The open `/dev/ublkcN`, for a worker. `None` after [`Device::delete`].
+    #[must_use]
+    pub fn char_device(&self) -> Option<Arc<File>> {
+        self.char_device.clone()
+    }
+
+    /// How the queues are shared out among workers: one has all, or each has one.
+    #[must_use]
+    pub fn shares(&self, replicated: bool) -> Vec<Vec<u16>> {
+        let queues = 0..self.info.nr_hw_queues;
+        if replicated {
+            queues.map(|queue| vec![queue]).collect()
+        } else {
+            vec![queues.collect()]
+        }
+    }
+
+    /// The processors that send requests to these queues.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn affinity(&mut self, queues: &[u16]) -> io::Result<Vec<usize>> {
+        let id = self.id();
+        let mut processors = Vec::new();
+        for &queue in queues {
+            processors.extend(self.control.queue_affinity(id, queue)?);
+        }
+        Ok(processors)
+    }
+
+    /// Starts the device: its disk appears. All workers must be on their way to fetch.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel does not start it in time.
+    pub fn start(&mut self) -> Result<()> {
+        let id = self.id();
+        self.control
+            .start(id)
+            .doing(|| format!("cannot start ublk device {id}"))?;
+        let node = block_path(id);
+        for _ in 0..500 {
+            if node.exists() {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Err(Error::failed(format!(
+            "{} did not appear although the device started; is /dev a devtmpfs or kept by udev?",
+            node.display()
+        )))
+    }
+
+    /// Stops the device, used or not: its disk goes, and workers get their tags back and end.
+    /// Stopping what is stopped is no error.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` where requests are still in the guest's hands; the kernel goes on stopping.
+    pub fn stop(&mut self) -> io::Result<()> {
+        self.control.stop(self.info.dev_id).or_else(gone_is_fine)
+    }
+
+    /// Deletes the device, once its workers have ended. Where somebody still has its disk open, its
+    /// number becomes free later.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn delete(&mut self) -> io::Result<()> {
+        self.char_device = None;
+        self.control
+            .delete(self.info.dev_id)
+            .map(drop)
+            .or_else(gone_is_fine)
+    }
+}
+
+fn gone_is_fine(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound {
+        Ok(())
+    } else {
+        Err(error)
+    }
+}
+
+/// Why a device could not be added, in words.
+fn add_error(spec: &Spec, why: io::Error) -> Error {
+    let message = match (why.raw_os_error(), spec.id) {
+        (Some(libc::EEXIST), Some(id)) => format!(
+            "device {id} exists already; choose another --id, or none, or see 'wasmblk list' and \
+             'wasmblk del {id}'"
+        ),
+        (Some(libc::EPERM), _) => "adding a ublk device needs CAP_SYS_ADMIN; try sudo".into(),
+        (Some(libc::EACCES), _) => {
+            "the kernel allows no further devices (parameter ublks_max of ublk_drv)".into()
+        }
+        _ if why.kind() == io::ErrorKind::TimedOut => {
+            "the kernel does not answer ADD_DEV; some kernels (6.17, 6.18.4 and .5) hang there: see \
+             'wasmblk doctor'"
+                .into()
+        }
+        _ => "cannot add a ublk device".into(),
+    };
+    Error::failed(message).because(why)
+}
