@@ -1,0 +1,42 @@
+//! Every example runs, so none of them rots.
+
+use std::fs;
+
+use tests::bed::in_bed;
+use tests::disk::{nothing_left, run};
+use tests::paths;
+use tests::uml::Machine;
+
+fn example(name: &str, guest: &str) {
+    let script = paths::root().join("examples").join(name).join("run.sh");
+    let path = |path: std::path::PathBuf| path.display().to_string();
+    run(
+        "sh",
+        &[
+            &path(script),
+            &path(paths::wasmblk()),
+            &path(paths::guest(guest)),
+        ],
+    );
+    nothing_left();
+}
+
+#[test]
+fn ramdisk() {
+    in_bed(&Machine::default(), || example("ramdisk", "memory"));
+}
+
+#[test]
+fn every_example_has_a_test() {
+    let here = include_str!("examples.rs");
+    for entry in fs::read_dir(paths::root().join("examples"))
+        .expect("examples")
+        .flatten()
+    {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        assert!(
+            here.contains(&format!("example(\"{name}\"")),
+            "examples/{name} is not run"
+        );
+    }
+}

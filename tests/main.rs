@@ -1,0 +1,13 @@
+//! The test suite: one program, a module for each subject. What needs ublk runs in the test bed.
+
+mod cli;
+mod codec;
+mod data;
+mod examples;
+mod faults;
+mod filesystem;
+mod geometry;
+mod guest;
+mod lifecycle;
+mod oldest;
+mod tidy;

@@ -1,0 +1,62 @@
+//! The oldest kernel that is supported, a distribution's own, in the emulated bed: it lacks what newer
+//! ones have, so this proves the fallbacks.
+
+use std::time::Duration;
+
+use tests::{paths, qemu};
+
+/// Without TRY_STOP, `del` must find out by itself that a device is in use; without NO_AUTO_PART_SCAN,
+/// the guest is read before the device is ready.
+const SCRIPT: &str = r#"
+set -eu
+fail() { echo "FAILED: $*"; exit 1; }
+wasmblk doctor | tee /tmp/doctor
+grep -q 'warn  features' /tmp/doctor || fail 'this kernel is not old'
+disk=$(wasmblk add /memory.wasm --set size=64M --queues 2 --name old)
+wasmblk info old | grep -E '^(queues|workers) '
+exec 3<"$disk"
+wasmblk del old && fail 'an open disk was deleted'
+exec 3<&-
+wasmblk del --force old
+[ ! -e "$disk" ] || fail 'still there'
+
+disk=$(wasmblk add /memory.wasm --set size=64M)
+mkfs.ext4 -q -F "$disk"
+unshare -m sh -c "mount -t ext4 $disk /mnt && touch /tmp/mounted && sleep 1000" &
+while [ ! -e /tmp/mounted ]; do sleep 0.1; done
+wasmblk del --all && fail 'a disk mounted in another namespace was deleted'
+kill "$!" "$(pidof sleep)"
+wait
+kill -9 "$(wasmblk list --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')"
+for i in 1 2 3 4 5 6 7 8 9; do [ -e "$disk" ] || break; sleep 1; done
+[ ! -e "$disk" ] || fail 'a dead disk is there'
+wasmblk del --all
+[ -z "$(wasmblk list)" ] || fail 'a dead disk is listed'
+
+sh /run.sh wasmblk /memory.wasm
+"#;
+
+#[test]
+fn the_oldest_kernel_runs_the_main_job_by_fallbacks() {
+    let example = paths::root().join("examples/ramdisk/run.sh");
+    let outcome = qemu::run(
+        SCRIPT,
+        &["mkfs.ext4", "e2fsck", "unshare"],
+        &[
+            (&paths::wasmblk(), "/usr/bin/wasmblk"),
+            (&paths::guest("memory"), "/memory.wasm"),
+            (&example, "/run.sh"),
+        ],
+        Duration::from_secs(240),
+        false,
+    );
+    let outcome = outcome.unwrap_or_else(|error| panic!("{error:#}"));
+    let complaints = outcome.kernel_complaints();
+    assert!(
+        outcome.status == 0 && complaints.is_empty(),
+        "status {}\n{}\nthe kernel: {}",
+        outcome.status,
+        outcome.output,
+        outcome.console
+    );
+}

@@ -1,0 +1,121 @@
+//! `cargo xtask`: everything there is to do with this repository, each in one command.
+
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::thread;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use tests::steps::{self, say, step};
+use tests::{guests, install, paths, qemu, uml};
+
+mod demo;
+
+/// Developer commands of wasmblk. They install, download and build what they need, once.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Show the main job: a .wasm RAM disk as a Linux disk, with a file system that survives.
+    Demo,
+    /// Run every test, or those whose name contains FILTER.
+    Test {
+        /// Part of a test's name, and further words for the test program.
+        filter: Vec<String>,
+    },
+    /// Do all that the tests need, without running them.
+    Setup,
+    /// Build the guests into target/guests.
+    Guests,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Demo => demo::run(),
+        Task::Test { filter } => test(&filter),
+        Task::Setup => setup(),
+        Task::Guests => step("guests", guests::build),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("xtask: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Programs that the tests call inside the bed: program and Debian package.
+const TOOLS: [(&str, &str); 4] = [
+    ("fio", "fio"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("taskset", "util-linux"),
+];
+
+fn test(filter: &[String]) -> Result<()> {
+    let result = setup().and_then(|()| {
+        step("tests", || {
+            let threads = format!("--test-threads={}", thread::available_parallelism()?);
+            let run = [
+                "test", "--quiet", "-p", "wasmblk", "-p", "tests", "--tests", "--", &threads,
+            ];
+            let filter: Vec<&str> = filter.iter().map(String::as_str).collect();
+            cargo(&[&run, &filter[..]].concat())
+        })
+    });
+    steps::budget();
+    result
+}
+
+fn setup() -> Result<()> {
+    // The kernel builds beside everything else: cargo leaves a processor idle often enough.
+    let kernel = thread::spawn(|| step("test bed: User-mode Linux", uml::setup));
+    prepare().and_then(|()| match kernel.join() {
+        Ok(built) => built,
+        Err(_) => bail!("the thread that builds the kernel panicked"),
+    })
+}
+
+fn prepare() -> Result<()> {
+    step("tools", || install(&TOOLS))?;
+    step("host and test program", build)?;
+    step("guests", guests::build)?;
+    step("guest for wasip2", || guests::build_for_wasip2("memory"))?;
+    step("test bed: QEMU", qemu::setup)
+}
+
+/// Builds everything that runs on this machine. It is one command, the same for every task: cargo
+/// builds a dependency anew for each choice of packages that wants other features of it.
+fn build() -> Result<()> {
+    let mut words = vec![
+        "build", "--locked", "-p", "wasmblk", "-p", "tests", "--bins", "--tests",
+    ];
+    // Who looks on sees cargo's own progress.
+    if !io::stderr().is_terminal() {
+        words.push("--quiet");
+    }
+    cargo(&words)
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(&cargo)
+        .args(arguments)
+        .current_dir(paths::root())
+        .status()?;
+    if !status.success() {
+        bail!(
+            "{} {}: {status}",
+            Path::new(&cargo).display(),
+            arguments.join(" ")
+        );
+    }
+    Ok(())
+}
