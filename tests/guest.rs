@@ -12,7 +12,7 @@ use wasmblk::stats::Stats;
 /// An opened guest with all that it needs.
 struct Opened {
     instance: Instance,
-    claims: Claims,
+    geometry: Geometry,
     health: Arc<Health>,
 }
 
@@ -30,10 +30,10 @@ fn open(name: &str, options: &[(&str, &str)]) -> wasmblk::error::Result<Opened> 
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect();
-    let (instance, claims) = guest.open(&clock, health.clone(), &options)?;
+    let (instance, geometry) = guest.open(&clock, health.clone(), &options)?;
     Ok(Opened {
         instance,
-        claims,
+        geometry,
         health,
     })
 }
@@ -172,9 +172,9 @@ fn what_ordinary_toolchains_import_loads_and_does_nothing() {
 
 #[test]
 fn null_claims_what_it_is() {
-    let claims = open("null", &[("size", "2G")]).expect("it opens").claims;
-    assert_eq!(claims.size_bytes, 2 << 30);
-    assert!(claims.write_through && claims.replicated && claims.trim.is_some());
+    let geometry = open("null", &[("size", "2G")]).expect("it opens").geometry;
+    assert_eq!(geometry.size_bytes, 2 << 30);
+    assert!(!geometry.volatile_cache && geometry.replicated && geometry.trim.is_some());
 }
 
 /// A backend that writes down what it is asked.

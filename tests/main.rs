@@ -9,5 +9,7 @@ mod filesystem;
 mod geometry;
 mod guest;
 mod lifecycle;
+mod nbd;
+mod nbd_wire;
 mod oldest;
 mod tidy;

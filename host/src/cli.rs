@@ -1,5 +1,6 @@
 //! The command line: types and their help, no behaviour.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::RangedI64ValueParser;
@@ -49,6 +50,9 @@ pub struct Cli {
 pub enum Command {
     /// Make a block device of a guest, and print its path once it can be used.
     Add(Add),
+    /// Serve a guest over the network block device protocol: no privilege, no kernel driver. Prints the
+    /// URI once clients can connect.
+    Nbd(Nbd),
     /// Show the devices of this machine that wasmblk serves.
     List(Format),
     /// Show what one device is, and what it did.
@@ -75,14 +79,61 @@ pub struct Format {
     pub json: bool,
 }
 
-/// `wasmblk add`.
+/// The guest of a command that serves one.
 #[derive(Debug, Args)]
-pub struct Add {
+pub struct Guest {
     /// The guest: a WebAssembly component.
-    pub guest: PathBuf,
+    #[arg(value_name = "GUEST")]
+    pub file: PathBuf,
     /// An option for the guest; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
+    /// Memory of the guest, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB_DEFAULT)]
+    #[arg(value_parser = value_parser!(u64).range(1..=limits::GUEST_MEMORY_BYTES_MAX >> 20))]
+    pub memory_mib: u64,
+    /// Longest call into the guest, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = limits::DEADLINE_DEFAULT.as_secs())]
+    #[arg(value_parser = value_parser!(u64).range(1..=limits::DEADLINE_MAX.as_secs()))]
+    pub deadline: u64,
+}
+
+/// `wasmblk nbd`.
+#[derive(Debug, Args)]
+pub struct Nbd {
+    /// The guest and its options.
+    #[command(flatten)]
+    pub guest: Guest,
+    /// Listen at this unix socket; '-' makes one of its own and removes it at the end.
+    #[arg(short = 'U', long, value_name = "PATH", conflicts_with = "port")]
+    pub unix: Option<PathBuf>,
+    /// Listen at this TCP port; 0 lets the system choose [default: 10809].
+    #[arg(short, long)]
+    pub port: Option<u16>,
+    /// Listen at this TCP address.
+    #[arg(short = 'i', long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub address: IpAddr,
+    /// Name of the export; clients may leave it out.
+    #[arg(short, long, default_value = "", value_name = "NAME")]
+    pub export: String,
+    /// Refuse writes.
+    #[arg(short, long)]
+    pub read_only: bool,
+    /// Run a shell command with $uri and $unixsocket set, serve it until it ends, and end with its
+    /// exit code. Without -U or -p, at a unix socket of its own.
+    #[arg(long, value_name = "COMMAND")]
+    pub run: Option<String>,
+    /// Write the process id into this file once clients can connect.
+    #[arg(short = 'P', long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+}
+
+/// `wasmblk add`.
+#[derive(Debug, Args)]
+pub struct Add {
+    /// The guest and its options.
+    #[command(flatten)]
+    pub guest: Guest,
     /// The number N of /dev/ublkbN [default: the first that is free].
     #[arg(long, value_name = "N", value_parser = id_range())]
     pub id: Option<u32>,
@@ -98,14 +149,6 @@ pub struct Add {
     /// A serial number to show in 'info' [default: made from the guest, its options and the id].
     #[arg(long)]
     pub serial: Option<String>,
-    /// Memory of the guest, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB_DEFAULT)]
-    #[arg(value_parser = value_parser!(u64).range(1..=limits::GUEST_MEMORY_BYTES_MAX >> 20))]
-    pub memory_mib: u64,
-    /// Longest call into the guest, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = limits::DEADLINE_DEFAULT.as_secs())]
-    #[arg(value_parser = value_parser!(u64).range(1..=limits::DEADLINE_MAX.as_secs()))]
-    pub deadline: u64,
     /// Serve in this process, until it is told to end by SIGINT or SIGTERM.
     #[arg(long)]
     pub foreground: bool,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::cli::Add;
+use crate::cli::{self, Add};
 use crate::error::{Error, Result};
 use crate::guest::{Limits, Source};
 use crate::limits;
@@ -57,18 +57,19 @@ impl DeviceConfig {
                 add.queues, add.depth
             )));
         }
-        let options = add.options.iter().map(|option| parse_option(option));
+
+        let limits = guest_limits(&add.guest);
         Ok(DeviceConfig {
             guest: std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone()),
             digest: source.digest.clone(),
-            options: options.collect::<Result<_>>()?,
+            options: parse_options(&add.guest.options)?,
             id: add.id,
             queues: add.queues,
             depth: add.depth,
             name: add.name.as_deref().map(check_name).transpose()?,
             serial: add.serial.as_deref().map(check_serial).transpose()?,
-            memory_bytes: add.memory_mib << 20,
-            deadline: Duration::from_secs(add.deadline),
+            memory_bytes: limits.memory_bytes,
+            deadline: limits.deadline,
             run_dir,
             log: log.to_owned(),
         })
@@ -107,6 +108,25 @@ impl DeviceConfig {
             .map(|byte| format!("{byte:02x}"))
             .collect()
     }
+}
+
+/// What a guest may use, by the command line.
+#[must_use]
+pub fn guest_limits(guest: &cli::Guest) -> Limits {
+    let deadline = Duration::from_secs(guest.deadline);
+    Limits {
+        memory_bytes: guest.memory_mib << 20,
+        deadline,
+    }
+}
+
+/// The guest's options, in the order given.
+///
+/// # Errors
+///
+/// Names the first that is none.
+pub fn parse_options(options: &[String]) -> Result<Vec<(String, String)>> {
+    options.iter().map(|option| parse_option(option)).collect()
 }
 
 fn parse_option(option: &str) -> Result<(String, String)> {

@@ -1,7 +1,8 @@
 //! wasmblk: WebAssembly components as Linux block devices.
 //!
 //! A *guest* is a component that fulfils a contract of `wit/`. The *host* is this crate: it loads a
-//! guest into a sandbox and lets the kernel's ublk driver send it the requests of `/dev/ublkbN`.
+//! guest into a sandbox and lets the kernel's ublk driver send it the requests of `/dev/ublkbN`, or NBD
+//! clients theirs.
 //!
 //! ```text
 //!   mkfs, mount, fio ...          wasmblk list | info | del
@@ -28,6 +29,9 @@
 //! 9. [`ublk::encode::result`] makes the kernel's number of it.
 //! 10. [`sys::QueueRing::serve`] queues COMMIT_AND_FETCH, and goes on with the batch; the next turn of
 //!     step 1 submits all of them.
+//!
+//! Over NBD, `nbd::connection` stands in for steps 1 and 10, [`nbd::decode`] and [`nbd::encode`] for 3 and
+//! 9, and [`nbd::Export`] for 2; the rest is the same.
 
 pub mod block;
 pub mod cli;
@@ -36,6 +40,7 @@ pub mod config;
 pub mod error;
 pub mod guest;
 pub mod limits;
+pub mod nbd;
 pub mod plane;
 pub mod serve;
 pub mod stats;
@@ -43,3 +48,4 @@ pub mod stats;
 pub mod sys;
 pub mod text;
 pub mod ublk;
+pub mod wake;

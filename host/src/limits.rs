@@ -117,3 +117,27 @@ pub const WAITERS_MAX: usize = 16;
 
 /// Longest name of a device: fits every listing.
 pub const NAME_BYTES_MAX: usize = 64;
+
+/// Longest data of one NBD request: what clients assume where they are told nothing.
+pub const NBD_PAYLOAD_BYTES_MAX: u32 = 32 << 20;
+
+/// Longest option of an NBD client: names have at most 4096 bytes, and there are not many in one.
+pub const NBD_OPTION_BYTES_MAX: u32 = 64 << 10;
+
+/// Bytes read from an NBD client at a time: many small requests, or a good part of a large one.
+pub const NBD_READ_BYTES: usize = 256 << 10;
+
+/// Replies that an NBD client may leave unread before no more of its requests are answered.
+pub const NBD_UNSENT_BYTES_MAX: usize = 1 << 20;
+
+/// NBD clients at a time.
+pub const NBD_CONNECTIONS_MAX: usize = 64;
+
+/// How long an NBD client may haggle, or leave a reply unread. One that waits in peace may stay.
+pub const NBD_CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Requests of one NBD client that are answered before the others have their turn.
+pub const NBD_TURN_REQUESTS_MAX: u32 = 64;
+
+/// How long the command of `nbd --run` may take to end when it is told to, before it is killed.
+pub const CAPTIVE_TIMEOUT: Duration = Duration::from_secs(5);

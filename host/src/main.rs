@@ -11,8 +11,9 @@ use wasmblk::plane::init_log;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let Err(error) = init_log(&cli.log).and_then(|()| commands::run(cli)) else {
-        return ExitCode::SUCCESS;
+    let error = match init_log(&cli.log).and_then(|()| commands::run(cli)) {
+        Ok(code) => return code,
+        Err(error) => error,
     };
     // A closed standard error is no reason to fail in another way.
     let _ = writeln!(io::stderr(), "wasmblk: {}", error.chain());

@@ -51,12 +51,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// Programs that the tests call inside the bed: program and Debian package.
-const TOOLS: [(&str, &str); 4] = [
+/// Programs that the tests call: program and Debian package.
+const TOOLS: [(&str, &str); 7] = [
     ("fio", "fio"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
     ("taskset", "util-linux"),
+    ("qemu-img", "qemu-utils"),
+    ("qemu-io", "qemu-utils"),
+    ("nbdcopy", "libnbd-bin"),
 ];
 
 fn test(filter: &[String]) -> Result<()> {

@@ -136,6 +136,18 @@ impl Geometry {
     }
 }
 
+impl Geometry {
+    /// The same device for somebody who may not write.
+    #[must_use]
+    pub fn without_writes(self) -> Geometry {
+        Geometry {
+            read_only: true,
+            volatile_cache: false,
+            ..self
+        }
+    }
+}
+
 impl Trim {
     fn new(claims: &TrimClaims, logical: u32) -> Result<Trim, GeometryError> {
         let granularity = or_default(claims.granularity_bytes, logical);

@@ -46,23 +46,39 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// `EROFS` where it would change a read-only device; `EOPNOTSUPP` where the device does not do
-    /// that; `EINVAL` where it is empty, not of whole logical blocks, or too long; beyond the end of
-    /// the device `ENOSPC` for a write, `EINVAL` for the rest.
+    /// Those of [`Request::check_range`]; `EOPNOTSUPP` where the device does not do that; `EINVAL`
+    /// where it is too long.
     pub fn check(self, geometry: &Geometry) -> Result<Checked, Errno> {
         let length_max = match self.op {
             Op::Flush => return Ok(Checked(self)),
-            _ if self.op != Op::Read && geometry.read_only => return Err(Errno::EROFS),
             Op::Read | Op::Write => geometry.max_transfer_bytes,
             Op::Discard => geometry.trim.map_or(0, |trim| trim.max_discard_bytes),
             Op::WriteZeroes => geometry.trim.map_or(0, |trim| trim.max_write_zeroes_bytes),
         };
+        self.check_range(geometry)?;
         if length_max == 0 {
             return Err(Errno::EOPNOTSUPP);
         }
+        if self.length > length_max {
+            return Err(Errno::EINVAL);
+        }
+        Ok(Checked(self))
+    }
+
+    /// The part of the check that does not ask how much the guest takes at a time: a frontend that
+    /// splits a request asks it of the whole first.
+    ///
+    /// # Errors
+    ///
+    /// `EROFS` where it would change a read-only device; `EINVAL` where it is empty or not of whole
+    /// logical blocks; beyond the end of the device `ENOSPC` for a write, `EINVAL` for the rest.
+    pub fn check_range(&self, geometry: &Geometry) -> Result<(), Errno> {
+        if self.op != Op::Read && geometry.read_only {
+            return Err(Errno::EROFS);
+        }
         let block = geometry.logical_block_bytes;
         let whole = self.offset.is_multiple_of(block.into()) && self.length.is_multiple_of(block);
-        if !whole || self.length == 0 || self.length > length_max {
+        if !whole || self.length == 0 {
             return Err(Errno::EINVAL);
         }
         let end = self.offset.checked_add(self.length.into());
@@ -70,6 +86,6 @@ impl Request {
             let write = self.op == Op::Write || self.op == Op::WriteZeroes;
             return Err(if write { Errno::ENOSPC } else { Errno::EINVAL });
         }
-        Ok(Checked(self))
+        Ok(())
     }
 }

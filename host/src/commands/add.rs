@@ -2,36 +2,28 @@
 
 use std::path::Path;
 
-use tracing::warn;
-
+use super::load::{Loaded, load};
 use super::{print, print_json};
 use crate::cli::{Add, Format};
-use crate::config::{DeviceConfig, cache_dir};
+use crate::config::DeviceConfig;
 use crate::error::Result;
-use crate::guest::{Cache, Guest, Source, compile, new_engine};
+use crate::guest::Guest;
 use crate::plane::{self, Ready, RunDir};
 
 pub(super) fn run(add: &Add, run_dir: &RunDir, cache: Option<&Path>, log: &str) -> Result<()> {
-    let source = Source::read(&add.guest)?;
+    let Loaded {
+        source,
+        engine,
+        artefact,
+    } = load(&add.guest, cache)?;
     let config = DeviceConfig::new(add, &source, run_dir.path().to_owned(), log)?;
-    let engine = new_engine()?;
-    let cache = cache_dir(cache).and_then(|folder| {
-        Cache::open(&folder)
-            .inspect_err(|error| warn!("no cache: {}", error.chain()))
-            .ok()
-    });
-    let artefact = compile(&engine, &source, cache.as_ref())?;
+    drop(source);
     if add.foreground {
         return plane::run(config, &artefact, |ready, _| announce(ready, add.format));
     }
     // Loading it here as well finds what the contract forbids before any process is started.
-    Guest::load(
-        &engine,
-        &artefact,
-        &config.guest.display().to_string(),
-        config.limits(),
-    )?;
-    drop(source);
+    let name = config.guest.display().to_string();
+    Guest::load(&engine, &artefact, &name, config.limits())?;
     announce(&plane::start(&config, &artefact)?, add.format)
 }
 

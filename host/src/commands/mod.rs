@@ -6,9 +6,12 @@ mod devices;
 mod doctor;
 mod info;
 mod list;
+mod load;
+mod nbd;
 mod plane;
 
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 use clap::CommandFactory;
 use serde::Serialize;
@@ -18,21 +21,21 @@ use crate::config;
 use crate::error::{Context, Result};
 use crate::plane::RunDir;
 
-/// Carries out one command line.
+/// Carries out one command line. The exit code is that of a `--run` command, or success.
 ///
 /// # Errors
 ///
 /// What `main` prints, and the exit code it stands for.
-pub fn run(cli: Cli) -> Result<()> {
+pub fn run(cli: Cli) -> Result<ExitCode> {
     let run_dir = || config::run_dir(cli.run_dir.as_deref()).map(RunDir::new);
+    let cache = cli.cache_dir.as_deref();
     match cli.command {
-        Command::Add(add) => add::run(&add, &run_dir()?, cli.cache_dir.as_deref(), &cli.log),
+        Command::Nbd(nbd) => return nbd::run(&nbd, cache),
+        Command::Add(add) => add::run(&add, &run_dir()?, cache, &cli.log),
         Command::List(format) => list::run(format, &run_dir()?),
         Command::Info(info) => info::run(&info, &run_dir()?),
         Command::Del(del) => del::run(&del, &run_dir()?),
-        Command::Doctor(format) => {
-            doctor::run(format, cli.run_dir.as_deref(), cli.cache_dir.as_deref())
-        }
+        Command::Doctor(format) => doctor::run(format, cli.run_dir.as_deref(), cache),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "wasmblk", &mut script);
@@ -40,6 +43,7 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         Command::Plane => plane::run(),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// Prints to standard output; a reader who left early is not an error.

@@ -14,7 +14,7 @@ use super::engine::{Call, Clock};
 use super::fault::{self, Health};
 use super::imports::{self, LogGate, State};
 use super::limiter::Budget;
-use crate::block::{Backend, Claims, Errno, TrimClaims};
+use crate::block::{Backend, Claims, Errno, Geometry, TrimClaims};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::sys::Artefact;
@@ -87,17 +87,18 @@ impl Guest {
         })
     }
 
-    /// Makes an instance and opens it. Returns it with what it claims to be.
+    /// Makes an instance and opens it. Returns it with the device that it is.
     ///
     /// # Errors
     ///
-    /// The guest's own words where it refuses an option; what happened where it traps.
+    /// The guest's own words where it refuses an option; what happened where it traps; what is wrong
+    /// with its geometry.
     pub fn open(
         &self,
         clock: &Clock,
         health: Arc<Health>,
         options: &[(String, String)],
-    ) -> Result<(Instance, Claims)> {
+    ) -> Result<(Instance, Geometry)> {
         let engine = self.linked.engine();
         let mut store = Store::new(engine, State::new(self.budget.clone(), self.log.clone()));
         store.limiter(|state| &mut state.limiter);
@@ -142,6 +143,13 @@ impl Guest {
         })();
         drop(running);
         let (device, trim, claims) = result?;
+        let geometry = Geometry::new(&claims).map_err(|why| {
+            let name = &self.name;
+            Error::usage(format!(
+                "the guest {name} describes a device that cannot be"
+            ))
+            .because(why)
+        })?;
         Ok((
             Instance {
                 store,
@@ -152,7 +160,7 @@ impl Guest {
                 health,
                 _clock: clock.clone(),
             },
-            claims,
+            geometry,
         ))
     }
 

@@ -6,7 +6,6 @@ mod run;
 mod run_dir;
 mod socket;
 mod status;
-mod wake;
 
 pub use launch::{Ready, receive, start};
 pub use log::{init as init_log, to_file as log_to_file};

@@ -14,7 +14,6 @@ use super::launch::Ready;
 use super::run_dir::RunDir;
 use super::socket::{self, ask};
 use super::status::Shared;
-use super::wake::{Wake, WakeAtEnd};
 use crate::block::{Backend, Geometry};
 use crate::config::DeviceConfig;
 use crate::error::{Context, Error, Result};
@@ -23,6 +22,7 @@ use crate::limits;
 use crate::stats::Stats;
 use crate::sys::{Artefact, set_io_flusher};
 use crate::ublk::{Control, Device, block_path, fetch, serve_queues};
+use crate::wake::{Wake, WakeAtEnd};
 
 /// How often ending workers are looked for.
 const JOIN_STEP: Duration = Duration::from_millis(5);
@@ -115,17 +115,8 @@ impl Sandbox {
     }
 
     fn open(&self) -> Result<(Instance, Geometry)> {
-        let (instance, claims) =
-            self.guest
-                .open(&self.clock, self.health.clone(), &self.options)?;
-        let geometry = Geometry::new(&claims).map_err(|why| {
-            let name = &self.name;
-            Error::usage(format!(
-                "the guest {name} describes a device that cannot be"
-            ))
-            .because(why)
-        })?;
-        Ok((instance, geometry))
+        self.guest
+            .open(&self.clock, self.health.clone(), &self.options)
     }
 }
 

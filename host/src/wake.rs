@@ -1,6 +1,7 @@
-//! What ends a device: a signal, or a worker that has ended.
+//! What ends a device: a signal, or a thread of it that has ended.
 
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,14 +12,18 @@ use crate::error::{Context, Error, Result};
 
 /// A pair of sockets: whatever ends the device writes a byte into it.
 #[derive(Debug)]
-pub(super) struct Wake {
+pub struct Wake {
     reader: UnixStream,
     writer: UnixStream,
 }
 
 impl Wake {
     /// From here on SIGTERM, SIGINT and SIGHUP do not end the process, but wake it.
-    pub(super) fn new() -> Result<Wake> {
+    ///
+    /// # Errors
+    ///
+    /// Where the system refuses that.
+    pub fn new() -> Result<Wake> {
         let failed = || "cannot catch signals".to_owned();
         let (reader, writer) = UnixStream::pair().doing(failed)?;
         for signal in [SIGTERM, SIGINT, SIGHUP] {
@@ -28,7 +33,11 @@ impl Wake {
     }
 
     /// A value that wakes when it is dropped.
-    pub(super) fn at_end(&self) -> io::Result<WakeAtEnd> {
+    ///
+    /// # Errors
+    ///
+    /// Where there is no further file descriptor.
+    pub fn at_end(&self) -> io::Result<WakeAtEnd> {
         self.writer.try_clone().map(WakeAtEnd)
     }
 
@@ -37,7 +46,7 @@ impl Wake {
     /// # Errors
     ///
     /// Where something has woken us already.
-    pub(super) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         let now = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -51,20 +60,31 @@ impl Wake {
     }
 
     /// Waits until something wakes us.
-    pub(super) fn wait(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn wait(&mut self) -> Result<()> {
         self.reader
             .read_exact(&mut [0])
             .doing(|| "cannot wait for signals".into())
     }
 }
 
-/// Wakes the main thread when a worker has ended, however it ended.
+/// Wakes the main thread when another thread has ended, however it ended.
 #[derive(Debug)]
-pub(super) struct WakeAtEnd(UnixStream);
+pub struct WakeAtEnd(UnixStream);
 
 impl Drop for WakeAtEnd {
     fn drop(&mut self) {
         // Nobody reads it when the end is under way already.
         let _ = self.0.write(&[0]);
+    }
+}
+
+impl AsFd for Wake {
+    /// It can be read once something has woken us.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
     }
 }

@@ -1,0 +1,227 @@
+//! `wasmblk nbd`: serve a guest in this process, until a signal or the end of the `--run` command.
+
+use std::env;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tracing::info;
+
+use super::load::{Loaded, load};
+use super::print;
+use crate::block::{Backend, Geometry};
+use crate::cli::Nbd;
+use crate::config::{guest_limits, parse_options};
+use crate::error::{Context, Error, Result};
+use crate::guest::{Clock, Guest, Instance};
+use crate::limits;
+use crate::nbd::handshake::Offer;
+use crate::nbd::{Address, Export, Listener, serve_clients};
+use crate::stats::Stats;
+use crate::wake::Wake;
+
+/// The registered port of the protocol.
+const PORT: u16 = 10809;
+
+pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
+    check_export(&nbd.export)?;
+    let wake = Wake::new()?;
+    let (mut instance, geometry) = open(nbd, cache)?;
+    let private = Folder::for_socket(nbd)?;
+    let listener = Listener::open(&address(nbd, private.as_ref()))?;
+    let _pid_file = nbd.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let command = announce(nbd, &listener, &wake)?;
+    info!(uri = listener.uri(&nbd.export), "clients can connect");
+    let stats = Stats::default();
+    let mut export = Export {
+        geometry,
+        backend: &mut instance,
+        stats: &stats,
+        zeros: vec![0; geometry.max_transfer_bytes as usize],
+    };
+    let offer = Offer {
+        name: nbd.export.clone(),
+        geometry,
+    };
+    let served = serve_clients(&listener, &wake, &offer, &mut export);
+    // Nobody is to wait for a greeting that does not come, and the flush is not to wait for anybody.
+    drop(listener);
+    let flushed = instance
+        .flush()
+        .map_err(|errno| Error::failed(format!("the guest's last flush failed: {errno}")));
+    let code = command.map_or(Ok(ExitCode::SUCCESS), Captive::end);
+    served.and(flushed).and(code)
+}
+
+fn check_export(name: &str) -> Result<()> {
+    if name.len() <= 4096
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "--export {name}: expected letters, digits, '-', '_' or '.', so that it fits into a URI"
+    )))
+}
+
+/// Opens the guest, as one instance for all clients.
+fn open(nbd: &Nbd, cache: Option<&Path>) -> Result<(Instance, Geometry)> {
+    let Loaded {
+        source,
+        engine,
+        artefact,
+    } = load(&nbd.guest, cache)?;
+    let name = source.path.display().to_string();
+    let guest = Guest::load(&engine, &artefact, &name, guest_limits(&nbd.guest))?;
+    let clock = Clock::start(&engine)?;
+    let options = parse_options(&nbd.guest.options)?;
+    let (instance, geometry) = guest.open(&clock, Arc::default(), &options)?;
+    Ok((
+        instance,
+        if nbd.read_only {
+            geometry.without_writes()
+        } else {
+            geometry
+        },
+    ))
+}
+
+fn address(nbd: &Nbd, private: Option<&Folder>) -> Address {
+    match (private, &nbd.unix) {
+        (Some(folder), _) => Address::Unix(folder.0.join("socket")),
+        (None, Some(path)) => {
+            Address::Unix(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+        }
+        (None, None) => Address::Tcp(nbd.address, nbd.port.unwrap_or(PORT)),
+    }
+}
+
+/// Tells whoever waits that clients can connect: on standard output, or by the captive command.
+fn announce(nbd: &Nbd, listener: &Listener, wake: &Wake) -> Result<Option<Captive>> {
+    let uri = listener.uri(&nbd.export);
+    match &nbd.run {
+        Some(command) => Captive::start(command, &uri, listener.address(), wake).map(Some),
+        None => print(format!("{uri}\n")).map(|()| None),
+    }
+}
+
+/// The file of `--pid-file`, removed at the end.
+struct PidFile<'a>(&'a Path);
+
+impl PidFile<'_> {
+    fn write(file: &Path) -> Result<PidFile<'_>> {
+        fs::write(file, format!("{}\n", std::process::id()))
+            .doing(|| format!("cannot write --pid-file {}", file.display()))?;
+        Ok(PidFile(file))
+    }
+}
+
+impl Drop for PidFile<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.0);
+    }
+}
+
+/// A folder of our own for a socket with no name of its own.
+struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes one where `-U -` or the default of `--run` asks for it.
+    fn for_socket(nbd: &Nbd) -> Result<Option<Folder>> {
+        let dash = nbd.unix.as_deref() == Some(Path::new("-"));
+        let for_run = nbd.run.is_some() && nbd.unix.is_none() && nbd.port.is_none();
+        if !dash && !for_run {
+            return Ok(None);
+        }
+        let since = SystemTime::UNIX_EPOCH
+            .elapsed()
+            .map_or(0, |since| since.as_nanos());
+        let name = format!("wasmblk-nbd-{}-{since}", std::process::id());
+        let path = env::temp_dir().join(name);
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .doing(|| format!("cannot make a folder for the socket, {}", path.display()))?;
+        Ok(Some(Folder(path)))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The command of `--run`, which the server lives for.
+struct Captive {
+    pid: Option<Pid>,
+    waiter: JoinHandle<std::io::Result<ExitStatus>>,
+}
+
+impl Captive {
+    fn start(command: &str, uri: &str, address: &Address, wake: &Wake) -> Result<Captive> {
+        let failed = || format!("cannot run --run '{command}'");
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", command]).env("uri", uri);
+        match address {
+            Address::Unix(path) => shell.env("unixsocket", path),
+            Address::Tcp(_, port) => shell.env("port", port.to_string()),
+        };
+        let at_end = wake.at_end().doing(failed)?;
+        let mut child: Child = shell.spawn().doing(failed)?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let wait = move || {
+            let _at_end = at_end;
+            child.wait()
+        };
+        let waiter = thread::Builder::new()
+            .name("run".into())
+            .spawn(wait)
+            .doing(failed)?;
+        Ok(Captive { pid, waiter })
+    }
+
+    /// Whether it ends by itself within a moment.
+    fn has_ended(&self, moment: Duration) -> bool {
+        let deadline = Instant::now() + moment;
+        while !self.waiter.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.waiter.is_finished()
+    }
+
+    /// Its exit code, as shells count it. One that still runs, because we are to end, is told so.
+    fn end(self) -> Result<ExitCode> {
+        // Its thread wakes us when it is reaped; while that runs, the process id is the command's.
+        for signal in [Signal::TERM, Signal::KILL] {
+            let deadline = Instant::now() + limits::CAPTIVE_TIMEOUT;
+            if let Some(pid) = self
+                .pid
+                .filter(|_| !self.has_ended(Duration::from_millis(100)))
+            {
+                let _ = kill_process(pid, signal);
+            }
+            while !self.waiter.is_finished() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        let lost = || Error::failed("the --run command is lost");
+        let status = self
+            .waiter
+            .join()
+            .map_err(|_| lost())?
+            .map_err(|why| lost().because(why))?;
+        let code = status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+    }
+}

@@ -1,0 +1,109 @@
+//! Where clients come in: a unix socket, or TCP.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+use rustix::net::sockopt::set_tcp_nodelay;
+use rustix::net::{SocketFlags, accept_with};
+
+use crate::error::{Context, Error, Result};
+
+/// Where to listen.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// A unix socket at this path.
+    Unix(PathBuf),
+    /// TCP at this address.
+    Tcp(IpAddr, u16),
+}
+
+/// An open socket for clients. Its file goes with it.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    address: Address,
+}
+
+impl Listener {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    ///
+    /// Names the address, and what to do where it is taken.
+    pub fn open(address: &Address) -> Result<Listener> {
+        let (socket, address): (OwnedFd, Address) = match address {
+            Address::Unix(path) => {
+                let listener = UnixListener::bind(path).map_err(|why| {
+                    let shown = path.display();
+                    Error::failed(format!(
+                        "cannot listen at {shown}; remove it, or choose another -U"
+                    ))
+                    .because(why)
+                })?;
+                listener
+                    .set_nonblocking(true)
+                    .doing(|| "cannot listen".into())?;
+                (listener.into(), Address::Unix(path.clone()))
+            }
+            Address::Tcp(ip, port) => {
+                let wanted = SocketAddr::new(*ip, *port);
+                let listener = TcpListener::bind(wanted).map_err(|why| {
+                    Error::failed(format!("cannot listen at {wanted}; choose another --port"))
+                        .because(why)
+                })?;
+                listener
+                    .set_nonblocking(true)
+                    .doing(|| "cannot listen".into())?;
+                let port = listener
+                    .local_addr()
+                    .doing(|| "cannot listen".into())?
+                    .port();
+                (listener.into(), Address::Tcp(*ip, port))
+            }
+        };
+        Ok(Listener { socket, address })
+    }
+
+    /// Where it listens; a port that was 0 is known now.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The export's address as NBD tools take it (`doc/uri.md` of the NBD project).
+    #[must_use]
+    pub fn uri(&self, export: &str) -> String {
+        match &self.address {
+            Address::Unix(path) => format!("nbd+unix:///{export}?socket={}", path.display()),
+            Address::Tcp(ip, port) => format!("nbd://{}/{export}", SocketAddr::new(*ip, *port)),
+        }
+    }
+
+    /// Takes a client that is waiting, if there is one. Its socket does not block.
+    pub(super) fn accept(&self) -> Option<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let client = accept_with(&self.socket, flags).ok()?;
+        if matches!(self.address, Address::Tcp(..)) {
+            // Replies are written whole: waiting for more of them would only cost time.
+            let _ = set_tcp_nodelay(&client, true);
+        }
+        Some(client)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Address::Unix(path) = &self.address {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
