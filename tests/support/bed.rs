@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use anyhow::{Context, Result, bail};
 
 use crate::command::{find_program, output, search_path};
+use crate::paths;
 use crate::uml::{self, Machine};
 
 /// How a run ended.
@@ -139,9 +140,11 @@ pub fn in_bed<F: FnOnce()>(machine: &Machine, body: F) {
     let test = test.trim_end_matches("::{{closure}}");
     let program = env::current_exe().expect("a test has a program");
     let script = format!(
-        "export PATH='{}' HOME=/tmp RUST_BACKTRACE=1 {INSIDE}=1 WASMBLK_CACHE_DIR=/tmp/cache\n\
+        "export PATH='{}' HOME=/tmp RUST_BACKTRACE=1 {INSIDE}=1 WASMBLK_CACHE_DIR=/tmp/cache \
+         CARGO_TARGET_DIR='{}'\n\
          cd /tmp && exec '{}' --exact '{test}' --nocapture --test-threads=1\n",
         search_path(),
+        paths::target().display(),
         program.display(),
     );
     let outcome = uml::run(machine, &script).unwrap_or_else(|error| panic!("{error:#}"));
