@@ -91,7 +91,7 @@ impl Work {
     /// Begins the image that the kernel starts with: busybox and process 1.
     pub(crate) fn begin_image(&self, init: &str) -> Result<PathBuf> {
         let image = self.path("image");
-        for folder in ["bin", "dev", "proc", "sys", "tmp", "root", "bed"] {
+        for folder in ["bin", "dev", "proc", "sys", "tmp", "machine", "bed"] {
             fs::create_dir_all(image.join(folder))?;
         }
         let busybox = find_program("busybox").context("busybox is missing: cargo xtask setup")?;
