@@ -274,6 +274,29 @@ fn a_request_is_refused_as_a_whole() {
 }
 
 #[test]
+fn zeros_that_the_host_writes_are_checked_as_a_whole() {
+    let server = Server::start("faulty", &["--set", "size=4M"]);
+    let mut client = raw_client(&server);
+    let mut reply = [0; 16];
+    for (offset, length, error) in [
+        (0, 0, 22_u32),
+        (0, 100, 22),
+        (3 << 20, 2 << 20, 28),
+        (0, 512, 0),
+    ] {
+        client
+            .write_all(&request(6, 1, offset, length))
+            .expect("a request");
+        client.read_exact(&mut reply).expect("a reply");
+        assert_eq!(
+            reply[4..8],
+            error.to_be_bytes(),
+            "{length} bytes at {offset}"
+        );
+    }
+}
+
+#[test]
 fn garbage_ends_a_connection_and_no_other() {
     let server = Server::start("memory", &["--set", "size=1M"]);
     let socket = server.folder.join("socket");

@@ -10,8 +10,7 @@ use crate::stats::Stats;
 /// read's data is put there; it is at least as long as the device's longest transfer. The result is
 /// the number of bytes done.
 ///
-/// What a backend lacks is made here, once for all frontends: a write with FUA becomes a write and a
-/// flush.
+/// What a backend lacks is made here, once for all frontends: FUA becomes a flush behind the request.
 ///
 /// # Errors
 ///
@@ -26,7 +25,6 @@ pub fn serve(
     let request = checked.request();
     trace!(?request, "serve");
     stats.count(request);
-    let flush_after = request.fua && geometry.volatile_cache && !geometry.fua_native;
     let bytes = request.length as usize;
     match request.op {
         Op::Read => backend.read(request.offset, data(slot, bytes)?)?,
@@ -40,8 +38,13 @@ pub fn serve(
             backend.write_zeroes(request.offset, request.length, request.may_discard)?;
         }
     }
-    let zeroes_fua = request.op == Op::WriteZeroes && request.fua && geometry.volatile_cache;
-    if (request.op == Op::Write && flush_after) || zeroes_fua {
+    // The contract has FUA for writes only.
+    let durable = match request.op {
+        Op::Read | Op::Flush => true,
+        Op::Write => geometry.fua_native,
+        Op::Discard | Op::WriteZeroes => false,
+    };
+    if request.fua && geometry.volatile_cache && !durable {
         backend.flush()?;
     }
     Ok(request.length)

@@ -189,9 +189,9 @@ impl Captive {
         Ok(Captive { pid, waiter })
     }
 
-    /// Whether it ends by itself within a moment.
-    fn has_ended(&self, moment: Duration) -> bool {
-        let deadline = Instant::now() + moment;
+    /// Whether it ends within a time.
+    fn has_ended(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
         while !self.waiter.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
@@ -200,18 +200,16 @@ impl Captive {
 
     /// Its exit code, as shells count it. One that still runs, because we are to end, is told so.
     fn end(self) -> Result<ExitCode> {
-        // Its thread wakes us when it is reaped; while that runs, the process id is the command's.
+        // While its thread runs, the process id is the command's.
+        let mut patience = Duration::from_millis(100);
         for signal in [Signal::TERM, Signal::KILL] {
-            let deadline = Instant::now() + limits::CAPTIVE_TIMEOUT;
-            if let Some(pid) = self
-                .pid
-                .filter(|_| !self.has_ended(Duration::from_millis(100)))
-            {
+            if self.has_ended(patience) {
+                break;
+            }
+            if let Some(pid) = self.pid {
                 let _ = kill_process(pid, signal);
             }
-            while !self.waiter.is_finished() && Instant::now() < deadline {
-                thread::sleep(Duration::from_millis(10));
-            }
+            patience = limits::CAPTIVE_TIMEOUT;
         }
         let lost = || Error::failed("the --run command is lost");
         let status = self

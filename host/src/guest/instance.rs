@@ -167,9 +167,12 @@ impl Guest {
     fn refusal(&self, error: device::OpenError) -> Error {
         let name = &self.name;
         match error {
-            device::OpenError::BadOption(text) => Error::usage(format!(
-                "the guest {name} does not take these options: {text}"
-            )),
+            device::OpenError::BadOption(text) => {
+                let text = fault::word(&text);
+                Error::usage(format!(
+                    "the guest {name} does not take these options: {text}"
+                ))
+            }
             device::OpenError::Other(text) => {
                 let text = fault::word(&text);
                 Error::failed(format!("the guest {name} cannot open: {text}"))

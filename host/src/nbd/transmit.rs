@@ -107,12 +107,14 @@ impl Export<'_> {
 
     fn trim(&mut self, header: &Header) -> Result<(), Errno> {
         self.check_whole(Op::Discard, header)?;
-        let length_max = self.geometry.trim.map_or(0, |trim| trim.max_discard_bytes);
-        self.without_data(Op::Discard, header, length_max)?;
-        self.flush_for_fua(header)
+        match self.geometry.trim.map_or(0, |trim| trim.max_discard_bytes) {
+            0 => Err(Errno::EOPNOTSUPP),
+            length_max => self.without_data(Op::Discard, header, length_max),
+        }
     }
 
     fn write_zeroes(&mut self, header: &Header) -> Result<(), Errno> {
+        self.check_whole(Op::WriteZeroes, header)?;
         let length_max = self
             .geometry
             .trim
@@ -139,10 +141,6 @@ impl Export<'_> {
 
     /// Discard and write-zeroes in pieces that the guest takes.
     fn without_data(&mut self, op: Op, header: &Header, length_max: u32) -> Result<(), Errno> {
-        if header.length == 0 || length_max == 0 {
-            // The check says which errno that is.
-            return self.one(request(op, header.offset, header.length, header), &mut []);
-        }
         let (mut offset, mut left) = (header.offset, header.length);
         while left > 0 {
             let now = left.min(length_max);
@@ -168,13 +166,6 @@ impl Export<'_> {
     fn one(&mut self, request: Request, data: &mut [u8]) -> Result<(), Errno> {
         let checked = request.check(&self.geometry)?;
         serve(&checked, &self.geometry, self.backend, data, self.stats).map(drop)
-    }
-
-    fn flush_for_fua(&mut self, header: &Header) -> Result<(), Errno> {
-        if header.has(command::FLAG_FUA) && self.geometry.volatile_cache {
-            self.backend.flush()?;
-        }
-        Ok(())
     }
 
     /// Refuses a request as a whole, so that none of its pieces is done before another is refused.

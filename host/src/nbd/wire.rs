@@ -44,7 +44,6 @@ pub mod reply {
     pub const ERR_UNSUP: u32 = (1 << 31) | 1;
     pub const ERR_INVALID: u32 = (1 << 31) | 3;
     pub const ERR_UNKNOWN: u32 = (1 << 31) | 6;
-    pub const ERR_TOO_BIG: u32 = (1 << 31) | 9;
 }
 
 /// Pieces of information in replies to INFO and GO (`NBD_INFO_`).
@@ -66,7 +65,6 @@ pub mod export {
     pub const SEND_WRITE_ZEROES: u16 = 1 << 6;
     pub const SEND_DF: u16 = 1 << 7;
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
-    pub const SEND_CACHE: u16 = 1 << 10;
 }
 
 /// Commands (`NBD_CMD_`) and their flags (`NBD_CMD_FLAG_`).
@@ -77,7 +75,6 @@ pub mod command {
     pub const DISC: u16 = 2;
     pub const FLUSH: u16 = 3;
     pub const TRIM: u16 = 4;
-    pub const CACHE: u16 = 5;
     pub const WRITE_ZEROES: u16 = 6;
     pub const BLOCK_STATUS: u16 = 7;
     pub const FLAG_FUA: u16 = 1 << 0;
