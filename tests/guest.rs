@@ -1,48 +1,19 @@
 //! Guests in their sandbox, called as the frontends call them, on this machine's own kernel.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tests::paths;
 use wasmblk::block::{Backend, Claims, Errno, Geometry, Op, Request};
-use wasmblk::guest::{Clock, Guest, Health, Instance, Limits, Source, compile, new_engine};
-use wasmblk::serve::serve;
+use wasmblk::guest::Calls;
+use wasmblk::serve::Engine;
 use wasmblk::stats::Stats;
+use wasmblk::sys::Slots;
 
-/// An opened guest with all that it needs.
-struct Opened {
-    instance: Instance,
-    geometry: Geometry,
-    health: Arc<Health>,
-}
-
-fn open(name: &str, options: &[(&str, &str)]) -> wasmblk::error::Result<Opened> {
-    let limits = Limits {
-        memory_bytes: 64 << 20,
-        deadline: Duration::from_millis(500),
-    };
-    let engine = new_engine()?;
-    let clock = Clock::start(&engine)?;
-    let source = Source::read(&paths::guest(name))?;
-    let guest = Guest::load(&engine, &compile(&engine, &source, None)?, name, limits)?;
-    let health = Arc::new(Health::default());
-    let options: Vec<(String, String)> = options
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect();
-    let (instance, geometry) = guest.open(&clock, health.clone(), &options)?;
-    Ok(Opened {
-        instance,
-        geometry,
-        health,
-    })
-}
+use crate::direct::Direct;
 
 #[test]
 fn memory_keeps_what_is_written_across_chunks() {
-    let mut disk = open("memory", &[("size", "1M")])
-        .expect("it opens")
-        .instance;
+    let mut disk = Direct::open("memory", &[("size", "1M")]).expect("it opens");
     let data: Vec<u8> = (0..200_704_u32).map(|n| (n % 251) as u8).collect();
     disk.write(61_440, &data, false).expect("write");
     let mut back = vec![0xff; data.len()];
@@ -62,9 +33,7 @@ fn memory_keeps_what_is_written_across_chunks() {
 #[test]
 fn discard_gives_memory_back() {
     // 64 MiB may be had in all; this writes 40 MiB four times over, at different places.
-    let mut disk = open("memory", &[("size", "1G")])
-        .expect("it opens")
-        .instance;
+    let mut disk = Direct::open("memory", &[("size", "1G")]).expect("it opens");
     let data = vec![1; 1 << 20];
     for round in 0..4_u64 {
         for n in 0..40 {
@@ -80,43 +49,34 @@ fn discard_gives_memory_back() {
 
 #[test]
 fn a_full_memory_is_enospc_and_no_failure() {
-    let Opened {
-        mut instance,
-        health,
-        ..
-    } = open("memory", &[("size", "1G")]).expect("it opens");
+    let mut disk = Direct::open("memory", &[("size", "1G")]).expect("it opens");
     let data = vec![1; 1 << 20];
-    let full = (0..100).find_map(|n| instance.write(n << 20, &data, false).err());
+    let full = (0..100).find_map(|n| disk.write(n << 20, &data, false).err());
     assert_eq!(full, Some(Errno::ENOSPC));
-    assert!(!health.has_failed());
+    assert!(!disk.health.has_failed());
     let mut back = vec![0; 1 << 20];
-    instance
-        .read(0, &mut back)
+    disk.read(0, &mut back)
         .expect("what was acknowledged is there");
     assert!(back == data);
 }
 
 #[test]
 fn a_call_that_does_not_return_ends_at_its_deadline() {
-    let Opened {
-        mut instance,
-        health,
-        ..
-    } = open("faulty", &[("spin-at", "0")]).expect("it opens");
+    let mut disk = Direct::open("faulty", &[("spin-at", "0")]).expect("it opens");
     let begin = Instant::now();
-    assert_eq!(instance.read(0, &mut [0; 512]), Err(Errno::EIO));
+    assert_eq!(disk.read(0, &mut [0; 512]), Err(Errno::EIO));
     let took = begin.elapsed();
     assert!(
         took >= Duration::from_millis(500) && took < Duration::from_secs(5),
         "{took:?}"
     );
     assert!(
-        health
+        disk.health
             .reason()
             .is_some_and(|reason| reason.contains("deadline"))
     );
     let begin = Instant::now();
-    assert_eq!(instance.read(4096, &mut [0; 512]), Err(Errno::EIO));
+    assert_eq!(disk.read(4096, &mut [0; 512]), Err(Errno::EIO));
     assert!(
         begin.elapsed() < Duration::from_millis(100),
         "from then on at once"
@@ -126,7 +86,7 @@ fn a_call_that_does_not_return_ends_at_its_deadline() {
 #[test]
 fn memory_without_end_stays_within_the_limit() {
     let options = [("allocate-at", "0")];
-    let Opened { mut instance, .. } = open("faulty", &options).expect("it opens");
+    let mut disk = Direct::open("faulty", &options).expect("it opens");
     let resident_pages = || -> u64 {
         let statm = std::fs::read_to_string("/proc/self/statm").expect("statm");
         statm
@@ -136,14 +96,14 @@ fn memory_without_end_stays_within_the_limit() {
             .expect("a number")
     };
     let before = resident_pages();
-    let _ = instance.read(0, &mut [0; 512]);
+    let _ = disk.read(0, &mut [0; 512]);
     let grown_mib = resident_pages().saturating_sub(before) * 4 / 1024;
     assert!(grown_mib <= 128, "{grown_mib} MiB more");
 }
 
 #[test]
 fn options_are_refused_in_the_guests_words() {
-    let error = open("memory", &[("size", "1Q")])
+    let error = Direct::open("memory", &[("size", "1Q")])
         .err()
         .expect("it is refused");
     assert!(error.chain().contains("size=1Q"), "{}", error.chain());
@@ -161,9 +121,7 @@ fn what_ordinary_toolchains_import_loads_and_does_nothing() {
         imports("wasi:cli/environment") && imports("wasi:io/streams"),
         "nothing to test"
     );
-    let mut disk = open("memory-wasip2", &[("size", "1M")])
-        .expect("it opens")
-        .instance;
+    let mut disk = Direct::open("memory-wasip2", &[("size", "1M")]).expect("it opens");
     disk.write(4096, &[7; 4096], false).expect("write");
     let mut back = [0; 4096];
     disk.read(4096, &mut back).expect("read");
@@ -172,7 +130,9 @@ fn what_ordinary_toolchains_import_loads_and_does_nothing() {
 
 #[test]
 fn null_claims_what_it_is() {
-    let geometry = open("null", &[("size", "2G")]).expect("it opens").geometry;
+    let geometry = Direct::open("null", &[("size", "2G")])
+        .expect("it opens")
+        .geometry;
     assert_eq!(geometry.size_bytes, 2 << 30);
     assert!(!geometry.volatile_cache && geometry.replicated && geometry.trim.is_some());
 }
@@ -188,7 +148,7 @@ impl Recorder {
     }
 }
 
-impl Backend for Recorder {
+impl Backend for &mut Recorder {
     fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
         self.note(format!("read {offset} {}", data.len()))
     }
@@ -220,16 +180,15 @@ fn fua_write(claims: &Claims) -> Vec<String> {
         fua: true,
         may_discard: true,
     };
-    let checked = request.check(&geometry).expect("it fits");
+    let slots = Slots::new(1, 4096).expect("memory");
     let mut recorder = Recorder::default();
-    let done = serve(
-        &checked,
-        &geometry,
-        &mut recorder,
-        &mut [0; 4096],
-        &Stats::default(),
-    );
-    assert_eq!(done, Ok(1024));
+    let mut target = Calls::new(&mut recorder, slots);
+    let stats = Stats::default();
+    let mut engine = Engine::new(geometry, &mut target, 1, &stats);
+    engine.begin(0, request).expect("it fits");
+    let mut answers = Vec::new();
+    while engine.poll(|slot, result| answers.push((slot, result))) {}
+    assert_eq!(answers, [(0, Ok(1024))]);
     recorder.0
 }
 

@@ -3,6 +3,7 @@
 mod cli;
 mod codec;
 mod data;
+mod direct;
 mod examples;
 mod faults;
 mod filesystem;

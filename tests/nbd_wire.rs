@@ -3,8 +3,8 @@
 use proptest::prelude::{any, prop_assert, proptest};
 use wasmblk::block::{Claims, Errno, Geometry, TrimClaims};
 use wasmblk::nbd::decode::{Decoded, Header, header};
-use wasmblk::nbd::encode;
-use wasmblk::nbd::handshake::{Handshake, Offer, Session, Step, export_flags};
+use wasmblk::nbd::encode::{self, Framing, To};
+use wasmblk::nbd::handshake::{Handshake, Offer, Session, Step, TlsMode, export_flags};
 
 fn offer() -> Offer {
     let claims = Claims {
@@ -14,6 +14,7 @@ fn offer() -> Offer {
     Offer {
         name: "disk".into(),
         geometry: Geometry::new(&claims).expect("a geometry"),
+        tls: TlsMode::Off,
     }
 }
 
@@ -62,7 +63,7 @@ fn go_tells_size_flags_and_block_sizes() {
         0, 3, 0xe8, 0x89, 4, 0x55, 0x65, 0xa9,  // the magic of replies
         0, 0, 0, 7, 0, 0, 0, 3, 0, 0, 0, 12,    // GO, INFO, 12 bytes
         0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0,        // EXPORT, 1 MiB
-        1, 0x4d,                                // flags, flush, FUA, write-zeroes, multi-conn
+        13, 0x4d,                               // flags, flush, FUA, zeroes, multi-conn, cache, fast zero
     ];
     assert_eq!(output[..32], export);
 }
@@ -75,8 +76,9 @@ fn options_are_answered_one_by_one() {
         (6, b"\0\0\0\0\0\0", &[3, 3, 1]),              // INFO of the default export
         (7, b"\0\0\0\x05other\0\0", &[(1 << 31) | 6]), // GO of one that is not there
         (7, b"\0\0\0\xff", &[(1 << 31) | 3]),          // GO with half a name
-        (5, b"", &[(1 << 31) | 1]),                    // STARTTLS
-        (11, b"", &[(1 << 31) | 1]),                   // EXTENDED_HEADERS
+        (5, b"", &[(1 << 31) | 2]),                    // STARTTLS, which this server has not
+        (11, b"", &[1]),                               // EXTENDED_HEADERS
+        (12, b"", &[(1 << 31) | 1]),                   // no option
         (8, b"", &[1]),                                // STRUCTURED_REPLY
         (10, b"\0\0\0\0\0\0\0\0", &[(1 << 31) | 3]),   // contexts without structure
     ] {
@@ -102,7 +104,7 @@ fn base_allocation_is_the_one_context() {
     let go = option(7, b"\0\0\0\0\0\0");
     let step = handshake.step(&go, &offer(), &mut output);
     let session = Session {
-        structured: true,
+        framing: Framing::Structured,
         block_status: true,
     };
     assert_eq!(step, Step::Transmit(go.len(), session));
@@ -161,17 +163,19 @@ fn requests_as_clients_write_them() {
         offset: 1 << 20,
         length: 512,
     };
-    assert_eq!(header(&write), Decoded::Request(expected));
-    assert_eq!(expected.payload_bytes(), 512);
+    assert_eq!(header(&write, false), Decoded::Request(expected, 28));
+    assert_eq!(expected.payload_bytes(false), 512);
     for end in 0..write.len() {
-        assert_eq!(header(&write[..end]), Decoded::Incomplete);
+        assert_eq!(header(&write[..end], false), Decoded::Incomplete);
     }
-    assert_eq!(header(&[0; 28]), Decoded::Garbage);
+    assert_eq!(header(&[0; 28], false), Decoded::Garbage);
 }
 
 #[test]
 fn replies_as_clients_expect_them() {
-    let simple = encode::simple_reply(0x0102_0304_0506_0708, encode::error_number(Errno::ENOSPC));
+    let mut simple = Vec::new();
+    let number = encode::error_number(Errno::ENOSPC);
+    encode::simple_reply(&mut simple, 0x0102_0304_0506_0708, number);
     #[rustfmt::skip]
     assert_eq!(simple, [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 28, 1, 2, 3, 4, 5, 6, 7, 8]);
     assert_eq!(encode::error_number(Errno::EROFS), 1, "EPERM");
@@ -181,7 +185,12 @@ fn replies_as_clients_expect_them() {
         "EIO: the protocol has no such number"
     );
     let mut chunk = Vec::new();
-    encode::error_chunk(&mut chunk, 9, 5, "EIO");
+    let to = To {
+        framing: Framing::Structured,
+        cookie: 9,
+        offset: 512,
+    };
+    encode::error(&mut chunk, to, Errno::EIO, format_args!("EIO"));
     #[rustfmt::skip]
     assert_eq!(chunk, [
         0x66, 0x8e, 0x33, 0xef, 0, 1, 0x80, 1,  // magic, done, an error
@@ -202,7 +211,11 @@ fn flags_follow_the_geometry() {
         size_bytes: 512,
         ..Claims::default()
     };
-    assert_eq!(flags(plain), 0b1_0100_1101, "no trim, no DF, not read-only");
+    assert_eq!(
+        flags(plain),
+        0b1101_0100_1101,
+        "no trim, no DF, not read-only"
+    );
     assert_eq!(
         flags(Claims {
             read_only: true,
@@ -221,12 +234,15 @@ fn flags_follow_the_geometry() {
 proptest! {
     /// Whatever a client sends, the handshake takes no more than there is and does not panic.
     #[test]
-    fn no_bytes_confuse_the_handshake(bytes in proptest::collection::vec(any::<u8>(), 0..300), code in 0_u8..14) {
+    fn no_bytes_confuse_the_handshake(
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        code in 0_u8..14,
+    ) {
         let mut output = Vec::new();
         let mut handshake = begun();
         for message in [bytes.clone(), option(code, &bytes[..bytes.len().min(200)])] {
             match handshake.step(&message, &offer(), &mut output) {
-                Step::Used(used) | Step::Transmit(used, _) => prop_assert!(used <= message.len()),
+                Step::Used(used) | Step::Transmit(used, _) | Step::StartTls(used) => prop_assert!(used <= message.len()),
                 Step::Incomplete | Step::Close => {}
             }
         }

@@ -93,7 +93,7 @@ const FENCES: [(&str, &[&str]); 7] = [
     ),
     (
         "host/src/nbd",
-        &["ublk", "guest", "plane", "commands", "config", "cli", "sys"],
+        &["ublk", "guest", "plane", "commands", "config", "cli"],
     ),
     (
         "host/src/sys",

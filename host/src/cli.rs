@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::RangedI64ValueParser;
-use clap::{Args, Parser, Subcommand, value_parser};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 
 use crate::limits;
@@ -126,6 +126,37 @@ pub struct Nbd {
     /// Write the process id into this file once clients can connect.
     #[arg(short = 'P', long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+    /// End when the process that started this one ends.
+    #[arg(long)]
+    pub exit_with_parent: bool,
+    /// How clients encrypt.
+    #[command(flatten)]
+    pub tls: Tls,
+}
+
+/// How clients of `wasmblk nbd` encrypt.
+#[derive(Debug, Args)]
+pub struct Tls {
+    /// Whether clients may, or must, use TLS [default: require with --tls-certificates, else off].
+    #[arg(long = "tls", value_name = "MODE")]
+    pub mode: Option<TlsMode>,
+    /// Folder with server-cert.pem and server-key.pem, and ca-cert.pem to verify clients.
+    #[arg(long = "tls-certificates", value_name = "DIR")]
+    pub certificates: Option<PathBuf>,
+    /// Let in only clients with a certificate signed by ca-cert.pem.
+    #[arg(long = "tls-verify-peer", requires = "certificates")]
+    pub verify_peer: bool,
+}
+
+/// Values of `--tls`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TlsMode {
+    /// No client can.
+    Off,
+    /// Clients can.
+    On,
+    /// Clients must.
+    Require,
 }
 
 /// `wasmblk add`.

@@ -17,21 +17,22 @@
 //!
 //! The way of one request, top to bottom; values only move down this list:
 //!
-//! 1. [`sys::QueueRing::serve`] waits in one system call; a completion says tag 17 has a request. It
-//!    copies the descriptor out and lends the tag's slot.
-//! 2. `ublk::worker` `answer` is called with both: one request, one answer.
-//! 3. [`ublk::decode::request`] turns the descriptor into a [`block::Request`].
-//! 4. [`block::Request::check`] holds it against the [`block::Geometry`]: [`block::Checked`], or an errno.
-//! 5. [`serve::serve`] counts it and calls the [`block::Backend`].
-//! 6. [`guest::Instance`] sets the deadline and calls the guest's export.
+//! 1. [`sys::QueueRing::turn`] waits in one system call; a completion says that tag 17 has a request. It
+//!    copies the descriptor out; the tag's data lies in its slot ([`sys::Slots`]).
+//! 2. [`ublk::decode::request`] turns the descriptor into a [`block::Request`].
+//! 3. [`serve::Engine::begin`] is the door: [`block::Request::check`] holds the request against the
+//!    [`block::Geometry`] and makes it [`block::Checked`], or an errno.
+//! 4. [`block::Target::submit`] hands it to the guest's side, by the slot's number.
+//! 5. When all that are there have come in, [`serve::Engine::poll`] lets the [`block::Target`] work.
+//! 6. [`guest::Calls`], the contract `device`, calls the guest's export for each, under a deadline.
 //! 7. `guests/<name>` does the work in the sandbox; what it asks of the host is `guest::imports`.
-//! 8. `guest::fault` makes an errno of what came back, or of a trap.
-//! 9. [`ublk::encode::result`] makes the kernel's number of it.
-//! 10. [`sys::QueueRing::serve`] queues COMMIT_AND_FETCH, and goes on with the batch; the next turn of
-//!     step 1 submits all of them.
+//! 8. `guest::fault` makes an errno of what came back, or of a trap: one [`block::Answer`] for each.
+//! 9. [`serve::Engine::poll`] passes it on, behind a flush where the request asks for that, and
+//!    [`ublk::encode::result`] makes the kernel's number of it.
+//! 10. [`sys::QueueRing::commit`] queues COMMIT_AND_FETCH; the next turn of step 1 submits all of them.
 //!
-//! Over NBD, `nbd::connection` stands in for steps 1 and 10, [`nbd::decode`] and [`nbd::encode`] for 3 and
-//! 9, and [`nbd::Export`] for 2; the rest is the same.
+//! Over NBD, `nbd::server` has the loop, [`nbd::decode`] stands in for step 2, `nbd::requests` splits what is
+//! too long for the guest, and [`nbd::encode`] and the socket are steps 9 and 10; the rest is the same.
 
 pub mod block;
 pub mod cli;

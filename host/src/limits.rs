@@ -103,6 +103,9 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// deadline, fits.
 pub const WORKERS_TIMEOUT: Duration = Duration::from_secs(75);
 
+/// How long a guest may take for its last flush: a call with the longest deadline fits.
+pub const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(65);
+
 /// How long `del` waits for a data plane to answer what it has in hand, flush, delete and end.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -124,11 +127,19 @@ pub const NBD_PAYLOAD_BYTES_MAX: u32 = 32 << 20;
 /// Longest option of an NBD client: names have at most 4096 bytes, and there are not many in one.
 pub const NBD_OPTION_BYTES_MAX: u32 = 64 << 10;
 
-/// Bytes read from an NBD client at a time: many small requests, or a good part of a large one.
-pub const NBD_READ_BYTES: usize = 256 << 10;
+/// What an NBD client sent and nobody has looked at yet: the longest option, or many small requests. Data
+/// of a write beyond this is read straight into its slot.
+pub const NBD_STAGING_BYTES: usize = 128 << 10;
 
-/// Replies that an NBD client may leave unread before no more of its requests are answered.
-pub const NBD_UNSENT_BYTES_MAX: usize = 1 << 20;
+/// Data of reads that one NBD client may have under way or leave unread before no more of its requests are
+/// taken. A read is let in while there is less, so a longest transfer may come on top.
+pub const NBD_CLIENT_BYTES_MAX: usize = 8 << 20;
+
+/// Encrypted bytes that wait for room in an NBD client's socket.
+pub const NBD_TLS_BYTES_MAX: usize = 256 << 10;
+
+/// Requests of all NBD clients of a device together that are in the guest's hands, or hold data.
+pub const NBD_DEPTH: u16 = 128;
 
 /// NBD clients at a time.
 pub const NBD_CONNECTIONS_MAX: usize = 64;

@@ -1,57 +1,176 @@
-//! The seam between every frontend and every backend: one checked request, one answer. Nothing goes
-//! round it.
+//! The seam between every frontend and every target: one request, one answer. Nothing goes round it.
+
+use std::time::Instant;
 
 use tracing::trace;
 
-use crate::block::{Backend, Checked, Errno, Geometry, Op};
+use crate::block::{Answer, Checked, Errno, Geometry, Op, Request, Target};
+use crate::limits;
 use crate::stats::Stats;
 
-/// Carries out one request. `slot` is the frontend's buffer: a write's data lies at its begin, a
-/// read's data is put there; it is at least as long as the device's longest transfer. The result is
-/// the number of bytes done.
-///
-/// What a backend lacks is made here, once for all frontends: FUA becomes a flush behind the request.
-///
-/// # Errors
-///
-/// The backend's.
-pub fn serve(
-    checked: &Checked,
-    geometry: &Geometry,
-    backend: &mut dyn Backend,
-    slot: &mut [u8],
-    stats: &Stats,
-) -> Result<u32, Errno> {
-    let request = checked.request();
-    trace!(?request, "serve");
-    stats.count(request);
-    let bytes = request.length as usize;
-    match request.op {
-        Op::Read => backend.read(request.offset, data(slot, bytes)?)?,
-        Op::Write => {
-            let fua = request.fua && geometry.fua_native;
-            backend.write(request.offset, data(slot, bytes)?, fua)?;
-        }
-        Op::Flush => backend.flush()?,
-        Op::Discard => backend.discard(request.offset, request.length)?,
-        Op::WriteZeroes => {
-            backend.write_zeroes(request.offset, request.length, request.may_discard)?;
+/// What a slot is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing.
+    Free,
+    /// The target has it; its answer is the request's.
+    Last,
+    /// The target has it, and a flush has to follow: the request is FUA.
+    BeforeFlush,
+    /// The target flushes; then a request of so many bytes is done.
+    Flush(u32),
+}
+
+/// Lets requests in, keeps account of them, and makes what a target lacks, once for all frontends: FUA
+/// becomes a flush behind the request.
+pub struct Engine<'a> {
+    geometry: Geometry,
+    target: &'a mut dyn Target,
+    stats: &'a Stats,
+    stages: Box<[Stage]>,
+    in_flight: u32,
+    answers: Vec<Answer>,
+}
+
+impl std::fmt::Debug for Engine<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("geometry", &self.geometry)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Engine<'a> {
+    /// `slots` is the number of the target's slots.
+    pub fn new(
+        geometry: Geometry,
+        target: &'a mut dyn Target,
+        slots: u32,
+        stats: &'a Stats,
+    ) -> Engine<'a> {
+        Engine {
+            geometry,
+            target,
+            stats,
+            stages: vec![Stage::Free; slots as usize].into(),
+            in_flight: 0,
+            answers: Vec::with_capacity(slots as usize),
         }
     }
-    // The contract has FUA for writes only.
+
+    /// Size and shape of the device.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The device's counters.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        self.stats
+    }
+
+    /// Lets a request in and hands it to the target, with a slot that holds a write's data, or is to hold
+    /// a read's.
+    ///
+    /// # Errors
+    ///
+    /// Where the request does not fit the device ([`Request::check`]): then the slot stays free.
+    pub fn begin(&mut self, slot: u32, request: Request) -> Result<(), Errno> {
+        let checked = request.check(&self.geometry)?;
+        trace!(slot, ?request, "begin");
+        self.stats.count(&request);
+        let stage = self.stages.get_mut(slot as usize).ok_or(Errno::EINVAL)?;
+        debug_assert_eq!(*stage, Stage::Free, "a slot has one request");
+        *stage = if needs_flush(&request, &self.geometry) {
+            Stage::BeforeFlush
+        } else {
+            Stage::Last
+        };
+        self.in_flight += 1;
+        let fua = request.fua && request.op == Op::Write && self.geometry.fua_native;
+        self.target.submit(slot, &checked.with_fua(fua));
+        Ok(())
+    }
+
+    /// Lets the target work, and passes each answer on: `done` is called once for each request that
+    /// began. Says whether there is more to do at once.
+    pub fn poll(&mut self, mut done: impl FnMut(u32, Result<u32, Errno>)) -> bool {
+        let mut more = self.target.poll(&mut self.answers);
+        for Answer { slot, result } in self.answers.drain(..) {
+            let Some(stage) = self.stages.get_mut(slot as usize) else {
+                continue;
+            };
+            debug_assert_ne!(*stage, Stage::Free, "one answer");
+            *stage = match (*stage, result) {
+                (Stage::Free, _) => continue,
+                (Stage::BeforeFlush, Ok(bytes)) => {
+                    self.target.submit(slot, &Checked::FLUSH);
+                    more = true;
+                    Stage::Flush(bytes)
+                }
+                (stage, result) => {
+                    let result = match (stage, result) {
+                        (Stage::Flush(bytes), Ok(_)) => Ok(bytes),
+                        (_, result) => result,
+                    };
+                    if result.is_err() {
+                        self.stats.count_error();
+                    }
+                    self.in_flight -= 1;
+                    done(slot, result);
+                    Stage::Free
+                }
+            };
+        }
+        more
+    }
+
+    /// The target's last call: finishes what is under way, then makes everything durable.
+    ///
+    /// # Errors
+    ///
+    /// The target's; `ETIMEDOUT` where it does not answer in time.
+    pub fn flush(&mut self) -> Result<(), Errno> {
+        let deadline = Instant::now() + limits::LAST_FLUSH_TIMEOUT;
+        let (mut begun, mut outcome) = (false, None);
+        while outcome.is_none() {
+            if self.in_flight == 0 {
+                self.begin(0, *Checked::FLUSH.request())?;
+                begun = true;
+            }
+            self.poll(|_, result| {
+                if begun {
+                    outcome = Some(result.map(drop));
+                }
+            });
+            if outcome.is_none() && Instant::now() > deadline {
+                return Err(Errno::ETIMEDOUT);
+            }
+        }
+        outcome.unwrap_or(Err(Errno::EIO))
+    }
+
+    /// Answers everything that is under way with EIO, after a mistake of ours.
+    pub fn abandon(&mut self, mut done: impl FnMut(u32, Result<u32, Errno>)) {
+        self.answers.clear();
+        for (slot, stage) in (0..).zip(self.stages.iter_mut()) {
+            if std::mem::replace(stage, Stage::Free) != Stage::Free {
+                self.stats.count_error();
+                done(slot, Err(Errno::EIO));
+            }
+        }
+        self.in_flight = 0;
+    }
+}
+
+/// Whether the target's own answer does not make a FUA request durable. The contracts have FUA for writes
+/// only.
+fn needs_flush(request: &Request, geometry: &Geometry) -> bool {
     let durable = match request.op {
         Op::Read | Op::Flush => true,
         Op::Write => geometry.fua_native,
         Op::Discard | Op::WriteZeroes => false,
     };
-    if request.fua && geometry.volatile_cache && !durable {
-        backend.flush()?;
-    }
-    Ok(request.length)
-}
-
-/// The part of the slot that a transfer uses. A frontend whose slots are too short is refused, not
-/// trusted.
-fn data(slot: &mut [u8], bytes: usize) -> Result<&mut [u8], Errno> {
-    slot.get_mut(..bytes).ok_or(Errno::EINVAL)
+    request.fua && geometry.volatile_cache && !durable
 }

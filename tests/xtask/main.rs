@@ -33,6 +33,12 @@ enum Task {
     Setup,
     /// Build the guests into target/guests.
     Guests,
+    /// Measure beside peers: 'cargo xtask bench --help' lists the benches.
+    Bench {
+        /// What the bench takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -41,6 +47,7 @@ fn main() -> ExitCode {
         Task::Test { filter } => test(&filter),
         Task::Setup => setup(),
         Task::Guests => step("guests", guests::build),
+        Task::Bench { words } => bench(&words),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,7 +59,7 @@ fn main() -> ExitCode {
 }
 
 /// Programs that the tests call: program and Debian package.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 11] = [
     ("fio", "fio"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
@@ -60,6 +67,10 @@ const TOOLS: [(&str, &str); 7] = [
     ("qemu-img", "qemu-utils"),
     ("qemu-io", "qemu-utils"),
     ("nbdcopy", "libnbd-bin"),
+    ("nbdsh", "python3-libnbd"),
+    ("nbdfuse", "libnbd-bin"),
+    ("fusermount3", "fuse3"),
+    ("openssl", "openssl"),
 ];
 
 fn test(filter: &[String]) -> Result<()> {
@@ -87,11 +98,36 @@ fn setup() -> Result<()> {
 }
 
 fn prepare() -> Result<()> {
+    // First, because apt removes a qemu-utils that does not fit the QEMU that it installs; the tools bring
+    // back one that does.
+    step("test bed: QEMU", qemu::setup)?;
     step("tools", || install(&TOOLS))?;
     step("host and test program", build)?;
     step("guests", guests::build)?;
-    step("guest for wasip2", || guests::build_for_wasip2("memory"))?;
-    step("test bed: QEMU", qemu::setup)
+    step("guest for wasip2", || guests::build_for_wasip2("memory"))
+}
+
+/// Measures what was built for release: guests, program and the bench itself.
+fn bench(words: &[String]) -> Result<()> {
+    step("guests", guests::build)?;
+    step("program and bench, for release", || {
+        cargo(&[
+            "build",
+            "--locked",
+            "--release",
+            "-p",
+            "wasmblk",
+            "-p",
+            "bench",
+        ])
+    })?;
+    let status = Command::new(paths::target().join("release/bench"))
+        .args(words)
+        .status()?;
+    if !status.success() {
+        bail!("the bench failed: {status}");
+    }
+    Ok(())
 }
 
 /// Builds everything that runs on this machine. It is one command, the same for every task: cargo

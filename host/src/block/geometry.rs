@@ -3,6 +3,7 @@
 use serde::Serialize;
 use thiserror::Error;
 
+use super::{Errno, Op};
 use crate::limits;
 
 /// What a guest says of itself (`geometry` and `features` in `wit/device.wit`), unchecked.
@@ -137,6 +138,32 @@ impl Geometry {
 }
 
 impl Geometry {
+    /// Holds a range of any length against the device: the part of [`Request::check`] that does not ask
+    /// how much the guest takes at a time. A frontend that splits a request asks it of the whole first.
+    ///
+    /// # Errors
+    ///
+    /// `EROFS` where it would change a read-only device; `EINVAL` where it is empty or not of whole
+    /// logical blocks; beyond the end of the device `ENOSPC` for a write, `EINVAL` for the rest.
+    ///
+    /// [`Request::check`]: super::Request::check
+    pub fn check_range(&self, op: Op, offset: u64, length_bytes: u64) -> Result<(), Errno> {
+        if op != Op::Read && self.read_only {
+            return Err(Errno::EROFS);
+        }
+        let block = u64::from(self.logical_block_bytes);
+        let whole = offset.is_multiple_of(block) && length_bytes.is_multiple_of(block);
+        if !whole || length_bytes == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let end = offset.checked_add(length_bytes);
+        if end.is_none_or(|end| end > self.size_bytes) {
+            let write = op == Op::Write || op == Op::WriteZeroes;
+            return Err(if write { Errno::ENOSPC } else { Errno::EINVAL });
+        }
+        Ok(())
+    }
+
     /// The same device for somebody who may not write.
     #[must_use]
     pub fn without_writes(self) -> Geometry {

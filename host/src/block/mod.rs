@@ -5,8 +5,10 @@ mod backend;
 mod errno;
 mod geometry;
 mod request;
+mod target;
 
 pub use backend::Backend;
 pub use errno::Errno;
 pub use geometry::{Claims, Geometry, GeometryError, Trim, TrimClaims};
 pub use request::{Checked, Op, Request};
+pub use target::{Answer, Target};

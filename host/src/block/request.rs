@@ -34,6 +34,21 @@ pub struct Request {
 pub struct Checked(Request);
 
 impl Checked {
+    /// A flush fits every device.
+    pub const FLUSH: Checked = Checked(Request {
+        op: Op::Flush,
+        offset: 0,
+        length: 0,
+        fua: false,
+        may_discard: false,
+    });
+
+    /// The same request, durable by itself or not.
+    #[must_use]
+    pub fn with_fua(self, fua: bool) -> Checked {
+        Checked(Request { fua, ..self.0 })
+    }
+
     /// The request itself.
     #[must_use]
     pub fn request(&self) -> &Request {
@@ -46,7 +61,7 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// Those of [`Request::check_range`]; `EOPNOTSUPP` where the device does not do that; `EINVAL`
+    /// Those of [`Geometry::check_range`]; `EOPNOTSUPP` where the device does not do that; `EINVAL`
     /// where it is too long.
     pub fn check(self, geometry: &Geometry) -> Result<Checked, Errno> {
         let length_max = match self.op {
@@ -55,7 +70,7 @@ impl Request {
             Op::Discard => geometry.trim.map_or(0, |trim| trim.max_discard_bytes),
             Op::WriteZeroes => geometry.trim.map_or(0, |trim| trim.max_write_zeroes_bytes),
         };
-        self.check_range(geometry)?;
+        geometry.check_range(self.op, self.offset, self.length.into())?;
         if length_max == 0 {
             return Err(Errno::EOPNOTSUPP);
         }
@@ -63,29 +78,5 @@ impl Request {
             return Err(Errno::EINVAL);
         }
         Ok(Checked(self))
-    }
-
-    /// The part of the check that does not ask how much the guest takes at a time: a frontend that
-    /// splits a request asks it of the whole first.
-    ///
-    /// # Errors
-    ///
-    /// `EROFS` where it would change a read-only device; `EINVAL` where it is empty or not of whole
-    /// logical blocks; beyond the end of the device `ENOSPC` for a write, `EINVAL` for the rest.
-    pub fn check_range(&self, geometry: &Geometry) -> Result<(), Errno> {
-        if self.op != Op::Read && geometry.read_only {
-            return Err(Errno::EROFS);
-        }
-        let block = geometry.logical_block_bytes;
-        let whole = self.offset.is_multiple_of(block.into()) && self.length.is_multiple_of(block);
-        if !whole || self.length == 0 {
-            return Err(Errno::EINVAL);
-        }
-        let end = self.offset.checked_add(self.length.into());
-        if end.is_none_or(|end| end > geometry.size_bytes) {
-            let write = self.op == Op::Write || self.op == Op::WriteZeroes;
-            return Err(if write { Errno::ENOSPC } else { Errno::EINVAL });
-        }
-        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs::{self, DirBuilder};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -10,20 +11,22 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use rustls::ServerConfig;
 use tracing::info;
 
 use super::load::{Loaded, load};
 use super::print;
-use crate::block::{Backend, Geometry};
-use crate::cli::Nbd;
+use crate::cli::{self, Nbd};
 use crate::config::{guest_limits, parse_options};
 use crate::error::{Context, Error, Result};
-use crate::guest::{Clock, Guest, Instance};
+use crate::guest::{Clock, Guest, Opened, Tags};
 use crate::limits;
-use crate::nbd::handshake::Offer;
-use crate::nbd::{Address, Export, Listener, serve_clients};
+use crate::nbd::handshake::{Offer, TlsMode};
+use crate::nbd::{Address, Listener, Service, serve_clients, server_config};
+use crate::serve::Engine;
 use crate::stats::Stats;
+use crate::sys::first_inherited_fd;
 use crate::wake::Wake;
 
 /// The registered port of the protocol.
@@ -32,31 +35,74 @@ const PORT: u16 = 10809;
 pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     check_export(&nbd.export)?;
     let wake = Wake::new()?;
-    let (mut instance, geometry) = open(nbd, cache)?;
+    if nbd.exit_with_parent {
+        exit_with_parent()?;
+    }
+    let (tls, tls_config) = tls(&nbd.tls)?;
+    let mut opened = open(nbd, cache)?;
+    let geometry = opened.geometry;
     let private = Folder::for_socket(nbd)?;
-    let listener = Listener::open(&address(nbd, private.as_ref()))?;
+    let listener = listen(nbd, private.as_ref())?;
     let _pid_file = nbd.pid_file.as_deref().map(PidFile::write).transpose()?;
-    let command = announce(nbd, &listener, &wake)?;
-    info!(uri = listener.uri(&nbd.export), "clients can connect");
+    let uri = listener.uri(&nbd.export, tls != TlsMode::Off);
+    let command = announce(nbd, &listener, &uri, &wake)?;
+    info!(uri, "clients can connect");
     let stats = Stats::default();
-    let mut export = Export {
-        geometry,
-        backend: &mut instance,
-        stats: &stats,
-        zeros: vec![0; geometry.max_transfer_bytes as usize],
-    };
+    let slots = opened.slots.clone();
+    let mut engine = Engine::new(geometry, &mut *opened.target, slots.count(), &stats);
     let offer = Offer {
         name: nbd.export.clone(),
         geometry,
+        tls,
     };
-    let served = serve_clients(&listener, &wake, &offer, &mut export);
+    let service = Service {
+        offer: &offer,
+        tls: tls_config.as_ref(),
+        engine: &mut engine,
+        slots,
+    };
+    let served = serve_clients(&listener, &wake, service);
     // Nobody is to wait for a greeting that does not come, and the flush is not to wait for anybody.
     drop(listener);
-    let flushed = instance
-        .flush()
-        .map_err(|errno| Error::failed(format!("the guest's last flush failed: {errno}")));
+    let flushed = flush_at_last(&mut engine);
     let code = command.map_or(Ok(ExitCode::SUCCESS), Captive::end);
     served.and(flushed).and(code)
+}
+
+/// Requests of clients may be under way still: they are finished, and nobody is told.
+fn flush_at_last(engine: &mut Engine<'_>) -> Result<()> {
+    engine
+        .flush()
+        .map_err(|errno| Error::failed(format!("the guest's last flush failed: {errno}")))
+}
+
+/// Has this process told to end when its parent does.
+fn exit_with_parent() -> Result<()> {
+    let failed = || "cannot wait for the parent's end".to_owned();
+    let parent = getppid();
+    set_parent_process_death_signal(Some(Signal::TERM)).doing(failed)?;
+    if getppid() != parent {
+        return Err(Error::failed("the parent has ended already"));
+    }
+    Ok(())
+}
+
+/// What clients are offered, and with which certificates.
+fn tls(tls: &cli::Tls) -> Result<(TlsMode, Option<Arc<ServerConfig>>)> {
+    let mode = match (tls.mode, &tls.certificates) {
+        (None | Some(cli::TlsMode::Off), None) => return Ok((TlsMode::Off, None)),
+        (Some(_), None) => {
+            return Err(Error::usage(
+                "--tls needs certificates: name their folder with --tls-certificates",
+            ));
+        }
+        (Some(cli::TlsMode::Off), Some(_)) => return Ok((TlsMode::Off, None)),
+        (Some(cli::TlsMode::On), Some(_)) => TlsMode::Allowed,
+        (None | Some(cli::TlsMode::Require), Some(_)) => TlsMode::Required,
+    };
+    let folder = tls.certificates.as_deref().unwrap_or(Path::new("."));
+    let config = server_config(folder, tls.verify_peer)?;
+    Ok((mode, Some(config)))
 }
 
 fn check_export(name: &str) -> Result<()> {
@@ -73,7 +119,8 @@ fn check_export(name: &str) -> Result<()> {
 }
 
 /// Opens the guest, as one instance for all clients.
-fn open(nbd: &Nbd, cache: Option<&Path>) -> Result<(Instance, Geometry)> {
+fn open(nbd: &Nbd, cache: Option<&Path>) -> Result<Opened> {
+    let options = parse_options(&nbd.guest.options)?;
     let Loaded {
         source,
         engine,
@@ -82,16 +129,46 @@ fn open(nbd: &Nbd, cache: Option<&Path>) -> Result<(Instance, Geometry)> {
     let name = source.path.display().to_string();
     let guest = Guest::load(&engine, &artefact, &name, guest_limits(&nbd.guest))?;
     let clock = Clock::start(&engine)?;
-    let options = parse_options(&nbd.guest.options)?;
-    let (instance, geometry) = guest.open(&clock, Arc::default(), &options)?;
-    Ok((
-        instance,
-        if nbd.read_only {
-            geometry.without_writes()
-        } else {
-            geometry
-        },
-    ))
+    let tags = Tags {
+        queues: 1,
+        depth: limits::NBD_DEPTH,
+    };
+    let mut opened = guest.open(&clock, Arc::default(), &options, tags)?;
+    if nbd.read_only {
+        opened.geometry = opened.geometry.without_writes();
+    }
+    Ok(opened)
+}
+
+/// Begins to listen: at the socket that systemd opened for us, or where the command line says.
+fn listen(nbd: &Nbd, private: Option<&Folder>) -> Result<Listener> {
+    let Some(socket) = inherited_socket()? else {
+        return Listener::open(&address(nbd, private));
+    };
+    if nbd.unix.is_some() || nbd.port.is_some() || nbd.run.is_some() {
+        return Err(Error::usage(
+            "systemd has opened a socket for this process: leave out --unix, --port and --run",
+        ));
+    }
+    Listener::inherit(socket)
+}
+
+/// The socket of systemd's protocol for socket activation (sd_listen_fds(3)).
+fn inherited_socket() -> Result<Option<OwnedFd>> {
+    let number = |name| {
+        env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u32>().ok())
+    };
+    match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+        (Some(pid), Some(1)) if pid == std::process::id() => first_inherited_fd()
+            .map(Some)
+            .doing(|| "LISTEN_FDS says that there is a socket, but there is none".into()),
+        (Some(pid), Some(count)) if pid == std::process::id() => Err(Error::usage(format!(
+            "systemd has opened {count} sockets for this process; it serves one"
+        ))),
+        _ => Ok(None),
+    }
 }
 
 fn address(nbd: &Nbd, private: Option<&Folder>) -> Address {
@@ -105,10 +182,9 @@ fn address(nbd: &Nbd, private: Option<&Folder>) -> Address {
 }
 
 /// Tells whoever waits that clients can connect: on standard output, or by the captive command.
-fn announce(nbd: &Nbd, listener: &Listener, wake: &Wake) -> Result<Option<Captive>> {
-    let uri = listener.uri(&nbd.export);
+fn announce(nbd: &Nbd, listener: &Listener, uri: &str, wake: &Wake) -> Result<Option<Captive>> {
     match &nbd.run {
-        Some(command) => Captive::start(command, &uri, listener.address(), wake).map(Some),
+        Some(command) => Captive::start(command, uri, listener.address(), wake).map(Some),
         None => print(format!("{uri}\n")).map(|()| None),
     }
 }

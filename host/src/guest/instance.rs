@@ -9,15 +9,16 @@ use wasmtime::{Engine, Store};
 
 use super::bindings::exports::wasmblk::block::{device, trim};
 use super::bindings::wasmblk::block::types::Errno as GuestErrno;
+use super::calls::Calls;
 use super::contract;
 use super::engine::{Call, Clock};
 use super::fault::{self, Health};
 use super::imports::{self, LogGate, State};
 use super::limiter::Budget;
-use crate::block::{Backend, Claims, Errno, Geometry, TrimClaims};
-use crate::error::{Error, Result};
+use crate::block::{Backend, Claims, Errno, Geometry, Target, TrimClaims};
+use crate::error::{Context, Error, Result};
 use crate::limits;
-use crate::sys::Artefact;
+use crate::sys::{Artefact, Slots};
 
 /// What a guest may use.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,23 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// The longest call. It interrupts wasm code, not one bulk memory instruction in it.
     pub deadline: Duration,
+}
+
+/// Requests in flight on one device.
+#[derive(Clone, Copy, Debug)]
+pub struct Tags {
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests in flight on each.
+    pub depth: u16,
+}
+
+impl Tags {
+    /// Those of one instance: of all queues, or of its own where each queue has an instance.
+    fn of_one(self, geometry: &Geometry) -> u32 {
+        let queues = if geometry.replicated { 1 } else { self.queues };
+        u32::from(queues) * u32::from(self.depth)
+    }
 }
 
 /// A guest, compiled, checked and linked: ready for instances.
@@ -87,13 +105,30 @@ impl Guest {
         })
     }
 
-    /// Makes an instance and opens it. Returns it with the device that it is.
+    /// Makes an instance and opens it, for so many requests in flight.
     ///
     /// # Errors
     ///
     /// The guest's own words where it refuses an option; what happened where it traps; what is wrong
-    /// with its geometry.
+    /// with its geometry; or that the system has no memory for the slots.
     pub fn open(
+        &self,
+        clock: &Clock,
+        health: Arc<Health>,
+        options: &[(String, String)],
+        tags: Tags,
+    ) -> Result<Opened> {
+        let (instance, geometry) = self.open_device(clock, health, options)?;
+        let slots = Slots::new(tags.of_one(&geometry), geometry.max_transfer_bytes)
+            .doing(|| "no memory for the data; a smaller --depth needs less".into())?;
+        Ok(Opened {
+            target: Box::new(Calls::new(instance, slots.clone())),
+            slots,
+            geometry,
+        })
+    }
+
+    fn open_device(
         &self,
         clock: &Clock,
         health: Arc<Health>,
@@ -178,6 +213,24 @@ impl Guest {
                 Error::failed(format!("the guest {name} cannot open: {text}"))
             }
         }
+    }
+}
+
+/// A guest that serves: its device, what takes requests, and where their data lies.
+pub struct Opened {
+    /// Size and shape of the device.
+    pub geometry: Geometry,
+    /// What takes requests.
+    pub target: Box<dyn Target + Send>,
+    /// Their data.
+    pub slots: Slots,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened")
+            .field("geometry", &self.geometry)
+            .finish_non_exhaustive()
     }
 }
 

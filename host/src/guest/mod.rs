@@ -1,7 +1,8 @@
 //! A guest in its sandbox: compiled once, checked against the contract, and run as instances that
-//! are [`Backend`](crate::block::Backend)s. Nothing here knows which frontend asks.
+//! are [`Target`](crate::block::Target)s. Nothing here knows which frontend asks.
 
 mod bindings;
+mod calls;
 mod compile;
 mod contract;
 mod engine;
@@ -11,8 +12,9 @@ mod instance;
 mod limiter;
 mod source;
 
+pub use calls::Calls;
 pub use compile::{Cache, compile};
 pub use engine::{Clock, new_engine};
 pub use fault::Health;
-pub use instance::{Guest, Instance, Limits};
+pub use instance::{Guest, Instance, Limits, Opened, Tags};
 pub use source::Source;

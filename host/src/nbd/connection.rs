@@ -1,121 +1,132 @@
-//! One client: its buffers, and where it is in the protocol. Nothing here waits.
+//! One client: its socket, what it sent, and what it is to be sent. Nothing here waits.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::io::{Errno as SysErrno, read, write};
+use rustls::ServerConfig;
 
-use super::decode::{self, Decoded, HEADER_BYTES};
-use super::handshake::{Handshake, Offer, Session, Step};
-use super::transmit::Export;
-use super::wire::command;
+use super::channel::Channel;
+use super::handshake::{Handshake, Offer, Session};
+use super::operation::Operation;
+use super::outgoing::Outgoing;
+use super::pool::Pool;
+use super::staging::Staging;
+use crate::block::Request;
 use crate::limits;
+use crate::serve::Engine;
+use crate::sys::SlotRange;
 
-/// What a connection waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wants {
-    /// More from the client.
-    Input,
-    /// Room for what it has not read yet.
-    Output,
-    /// Another turn, after the others: there is more to do at once.
-    Turn,
-    Close,
+/// What all connections of a device share.
+pub(super) struct Export<'a, 'b> {
+    pub(super) offer: &'a Offer,
+    pub(super) tls: Option<&'a Arc<ServerConfig>>,
+    pub(super) engine: &'a mut Engine<'b>,
+    pub(super) pool: &'a mut Pool,
 }
 
-enum Phase {
+/// Why a connection's input is not worked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It ends before the message does.
+    Input,
+    /// No slot is free.
+    Slots,
+    /// The client has as much under way, or unread, as it may.
+    Full,
+    /// The others have their turn.
+    Turn,
+    /// Nothing more is taken from this client.
+    Ending,
+}
+
+pub(super) enum Phase {
     Handshake(Handshake),
     Transmit(Session),
 }
 
-/// Received bytes before `used` are done with; those of `output` before `sent` are sent.
+/// A write's piece whose data is still coming.
+#[derive(Clone, Copy)]
+pub(super) struct Filling {
+    pub(super) slot: u32,
+    pub(super) filled: usize,
+    pub(super) piece: Request,
+}
+
 pub(super) struct Connection {
-    socket: OwnedFd,
-    phase: Phase,
-    input: Vec<u8>,
-    used: usize,
-    output: Vec<u8>,
-    sent: usize,
-    /// No complete message is left in the input: only then is more read.
-    starved: bool,
-    /// Nothing more is read; it closes when all is sent.
-    ending: bool,
+    pub(super) channel: Channel,
+    pub(super) phase: Phase,
+    pub(super) staging: Staging,
+    pub(super) operations: Vec<Option<Operation>>,
+    /// The operation whose pieces have not all begun; the requests behind it wait.
+    pub(super) current: Option<usize>,
+    pub(super) filling: Option<Filling>,
+    /// Bytes of a refused write's data that are still to come.
+    pub(super) skipping: u64,
+    /// Bytes of reads that are under way.
+    pub(super) reading: usize,
+    pub(super) outgoing: Outgoing,
+    pub(super) stop: Stop,
+    pub(super) start_tls: bool,
+    pub(super) place: usize,
+    pub(super) serial: u64,
     /// When a byte last moved, or the client came.
-    since: Instant,
+    pub(super) since: Instant,
 }
 
 impl Connection {
     /// Greets a new client, whose socket does not block.
-    pub(super) fn new(socket: OwnedFd) -> Connection {
-        let mut output = Vec::new();
-        let handshake = Handshake::begin(&mut output);
+    pub(super) fn new(socket: OwnedFd, place: usize, serial: u64) -> Connection {
+        let mut outgoing = Outgoing::default();
+        let handshake = outgoing.head(Handshake::begin);
         Connection {
-            socket,
+            channel: Channel::new(socket),
             phase: Phase::Handshake(handshake),
-            input: Vec::new(),
-            used: 0,
-            output,
-            sent: 0,
-            starved: true,
-            ending: false,
+            staging: Staging::new(),
+            operations: Vec::new(),
+            current: None,
+            filling: None,
+            skipping: 0,
+            reading: 0,
+            outgoing,
+            stop: Stop::Input,
+            start_tls: false,
+            place,
+            serial,
             since: Instant::now(),
         }
     }
 
-    pub(super) fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    pub(super) fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// Whether it has haggled, or left its replies unread, for too long.
     pub(super) fn is_overdue(&self) -> bool {
         let haggles = matches!(self.phase, Phase::Handshake(_));
-        (haggles || self.unsent() > 0) && self.since.elapsed() > limits::NBD_CLIENT_TIMEOUT
+        (haggles || self.has_unsent()) && self.since.elapsed() > limits::NBD_CLIENT_TIMEOUT
     }
 
-    /// Does what can be done now: reads once, answers everything that is complete, sends. An error of
-    /// the socket is its end.
-    pub(super) fn work(&mut self, offer: &Offer, export: &mut Export<'_>) -> Wants {
-        self.turn(offer, export).unwrap_or(Wants::Close)
+    /// Whether something waits for room in the socket.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.outgoing.bytes() > 0 || self.channel.has_unsent()
     }
 
-    fn turn(&mut self, offer: &Offer, export: &mut Export<'_>) -> io::Result<Wants> {
-        if self.starved && !self.ending {
-            self.receive()?;
-        }
-        self.process(offer, export);
-        self.send()?;
-        Ok(if self.unsent() > 0 {
-            Wants::Output
-        } else if self.ending {
-            Wants::Close
-        } else if self.starved {
-            Wants::Input
-        } else {
-            Wants::Turn
-        })
+    /// Whether it is done with, and can be closed.
+    pub(super) fn is_over(&self) -> bool {
+        let idle = self.operations.iter().all(Option::is_none);
+        self.stop == Stop::Ending && idle && !self.has_unsent()
     }
 
-    /// Reads once. The input grows with what was received, not with what was announced.
-    fn receive(&mut self) -> io::Result<()> {
-        self.input.drain(..self.used);
-        self.used = 0;
-        let have = self.input.len();
-        if have == 0 {
-            self.input.shrink_to(limits::NBD_READ_BYTES);
-        }
-        self.input.resize(have + limits::NBD_READ_BYTES, 0);
-        let result = read(&self.socket, &mut self.input[have..]);
-        self.input.truncate(have + result.unwrap_or(0));
-        match result {
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {
-                self.touch();
-                Ok(())
-            }
-            Err(SysErrno::AGAIN | SysErrno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+    /// Whether input waits inside the encryption, where no event tells of it.
+    pub(super) fn has_input(&self) -> bool {
+        self.stop == Stop::Input && self.channel.has_input()
+    }
+
+    /// Whether as much is under way, or unread, as one client may have.
+    pub(super) fn is_full(&self) -> bool {
+        self.outgoing.bytes() + self.reading >= limits::NBD_CLIENT_BYTES_MAX
     }
 
     /// A haggling client has one time limit in all; later, every byte that moves begins it anew.
@@ -125,89 +136,70 @@ impl Connection {
         }
     }
 
-    /// Answers messages that are complete, as long as the client takes the answers, and not so many
-    /// that the other clients would have to wait for long.
-    fn process(&mut self, offer: &Offer, export: &mut Export<'_>) {
-        self.starved = false;
-        for _ in 0..limits::NBD_TURN_REQUESTS_MAX {
-            if self.ending || self.unsent() > limits::NBD_UNSENT_BYTES_MAX {
-                return;
+    /// Reads once: the rest of a large write straight into its slot, everything else into the staging
+    /// buffer.
+    pub(super) fn receive(&mut self, pool: &Pool) -> io::Result<()> {
+        let direct = self
+            .filling
+            .filter(|_| self.channel.is_plain() && self.staging.is_empty())
+            .map(|filling| SlotRange {
+                slot: filling.slot,
+                offset: filling.filled,
+                bytes: filling.piece.length as usize - filling.filled,
+            });
+        let room = self.staging.room();
+        let read = match self.channel.read(&pool.slots, direct, room) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                return Ok(());
             }
-            let more = match &mut self.phase {
-                Phase::Handshake(handshake) => {
-                    let step = handshake.step(&self.input[self.used..], offer, &mut self.output);
-                    self.advance(step)
-                }
-                Phase::Transmit(session) => {
-                    let session = *session;
-                    self.request(session, export)
-                }
-            };
-            if !more {
-                self.starved = true;
-                return;
-            }
-        }
-    }
-
-    fn advance(&mut self, step: Step) -> bool {
-        match step {
-            Step::Incomplete => return false,
-            Step::Used(bytes) => self.used += bytes,
-            Step::Transmit(bytes, session) => {
-                self.used += bytes;
-                self.phase = Phase::Transmit(session);
-            }
-            Step::Close => self.ending = true,
-        }
-        true
-    }
-
-    /// One request. Says whether there may be another in the input.
-    fn request(&mut self, session: Session, export: &mut Export<'_>) -> bool {
-        let header = match decode::header(&self.input[self.used..]) {
-            Decoded::Incomplete => return false,
-            Decoded::Garbage => {
-                self.ending = true;
-                return false;
-            }
-            Decoded::Request(header) => header,
+            read => read?,
         };
-        // A payload that is too long cannot be skipped with a bound; the client was told the limit.
-        if header.command == command::DISC || header.payload_bytes() > limits::NBD_PAYLOAD_BYTES_MAX
-        {
-            self.ending = true;
-            return false;
+        self.touch();
+        let into_slot = direct.map_or(0, |range| range.bytes.min(read));
+        if let Some(filling) = &mut self.filling {
+            filling.filled += into_slot;
         }
-        let begin = self.used + HEADER_BYTES;
-        let end = begin + header.payload_bytes() as usize;
-        let Some(payload) = self.input.get_mut(begin..end) else {
-            return false;
-        };
-        export.answer(&header, payload, session, &mut self.output);
-        self.used = end;
-        true
-    }
-
-    fn unsent(&self) -> usize {
-        self.output.len() - self.sent
-    }
-
-    fn send(&mut self) -> io::Result<()> {
-        while self.sent < self.output.len() {
-            match write(&self.socket, &self.output[self.sent..]) {
-                Ok(bytes) => {
-                    self.sent += bytes;
-                    self.touch();
-                }
-                Err(SysErrno::INTR) => {}
-                Err(SysErrno::AGAIN) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.output.clear();
-        self.output.shrink_to(limits::NBD_UNSENT_BYTES_MAX);
-        self.sent = 0;
+        self.staging.received(read - into_slot);
         Ok(())
+    }
+
+    /// Sends as much as the client takes now.
+    pub(super) fn send(&mut self, export: &mut Export<'_, '_>) -> io::Result<()> {
+        let before = self.outgoing.bytes();
+        self.outgoing.send(&mut self.channel, export.pool)?;
+        if self.outgoing.bytes() != before {
+            self.touch();
+        }
+        if self.start_tls && self.outgoing.bytes() == 0 {
+            self.start_tls = false;
+            let config = export.tls.ok_or(io::ErrorKind::Unsupported)?;
+            self.channel.encrypt(config)?;
+        }
+        Ok(())
+    }
+
+    /// Copies replies that this client does not read out of their slots.
+    pub(super) fn free_slots(&mut self, pool: &mut Pool) {
+        self.outgoing.free_slots(pool);
+    }
+
+    /// Gives back all slots that are not in the guest's hands: the client is gone.
+    pub(super) fn abandon(&mut self, pool: &mut Pool) {
+        if let Some(filling) = self.filling.take() {
+            pool.give_back(filling.slot);
+        }
+        self.outgoing.free_slots(pool);
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
 }

@@ -1,9 +1,11 @@
 //! Requests of the transmission phase. Pure.
 
-use super::wire::{REQUEST_MAGIC, command};
+use super::wire::{EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, command};
 
 /// Bytes of a request's header; a write's payload follows.
 pub const HEADER_BYTES: usize = 28;
+/// The same where extended headers were agreed on.
+pub const EXTENDED_HEADER_BYTES: usize = 32;
 
 /// A request as it stands on the wire. Nothing is known of its numbers yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +19,7 @@ pub struct Header {
     /// In bytes.
     pub offset: u64,
     /// In bytes.
-    pub length: u32,
+    pub length: u64,
 }
 
 /// What the first bytes of the input are.
@@ -27,15 +29,16 @@ pub enum Decoded {
     Incomplete,
     /// No request: the stream is of no use any more.
     Garbage,
-    /// The header of a request.
-    Request(Header),
+    /// The header of a request, and how long it is.
+    Request(Header, usize),
 }
 
 impl Header {
-    /// Bytes that follow the header.
+    /// Bytes that follow the header: of a write, and, where extended headers were agreed on, of whatever
+    /// says so.
     #[must_use]
-    pub fn payload_bytes(&self) -> u32 {
-        if self.command == command::WRITE {
+    pub fn payload_bytes(&self, extended: bool) -> u64 {
+        if self.command == command::WRITE || extended && self.has(command::FLAG_PAYLOAD_LEN) {
             self.length
         } else {
             0
@@ -51,21 +54,31 @@ impl Header {
 
 /// Reads a request's header.
 #[must_use]
-pub fn header(input: &[u8]) -> Decoded {
-    let Some(bytes) = input.first_chunk::<HEADER_BYTES>() else {
+pub fn header(input: &[u8], extended: bool) -> Decoded {
+    let (bytes, magic) = if extended {
+        (EXTENDED_HEADER_BYTES, EXTENDED_REQUEST_MAGIC)
+    } else {
+        (HEADER_BYTES, REQUEST_MAGIC)
+    };
+    let Some(header) = input.get(..bytes) else {
         return Decoded::Incomplete;
     };
-    let mut fields = Fields(bytes);
-    if fields.u32() != REQUEST_MAGIC {
+    let mut fields = Fields(header);
+    if fields.u32() != magic {
         return Decoded::Garbage;
     }
-    Decoded::Request(Header {
+    let header = Header {
         flags: fields.u16(),
         command: fields.u16(),
         cookie: fields.u64(),
         offset: fields.u64(),
-        length: fields.u32(),
-    })
+        length: if extended {
+            fields.u64()
+        } else {
+            fields.u32().into()
+        },
+    };
+    Decoded::Request(header, bytes)
 }
 
 /// Takes big-endian numbers off the front of some bytes. Past their end there are zeros, so a caller

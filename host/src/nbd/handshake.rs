@@ -1,7 +1,7 @@
 //! Option haggling: a state machine from bytes to bytes. Pure.
 
 use super::decode::Fields;
-use super::encode::CONTEXT_ID;
+use super::encode::{CONTEXT_ID, Framing};
 use super::wire::{
     INIT_MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, export, handshake, info, option, reply,
 };
@@ -18,13 +18,27 @@ pub struct Offer {
     pub name: String,
     /// Its size and shape.
     pub geometry: Geometry,
+    /// Whether clients may, or must, encrypt.
+    pub tls: TlsMode,
+}
+
+/// Whether a connection is encrypted (`NBD_OPT_STARTTLS`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Never.
+    #[default]
+    Off,
+    /// Where the client wants it.
+    Allowed,
+    /// Without it, the client is told nothing.
+    Required,
 }
 
 /// What was agreed on for one connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Session {
-    /// Replies are structured.
-    pub structured: bool,
+    /// How replies look.
+    pub framing: Framing,
     /// The client asked for `base:allocation`.
     pub block_status: bool,
 }
@@ -45,6 +59,8 @@ pub enum Step {
     Used(usize),
     /// So many bytes were used; requests follow.
     Transmit(usize, Session),
+    /// So many bytes were used; after what was written, all that follows is encrypted.
+    StartTls(usize),
     /// The client is to be left, after what was written.
     Close,
 }
@@ -54,6 +70,7 @@ pub enum Step {
 pub struct Handshake {
     state: State,
     no_zeroes: bool,
+    encrypted: bool,
     session: Session,
 }
 
@@ -68,6 +85,7 @@ impl Handshake {
         Handshake {
             state: State::ClientFlags,
             no_zeroes: false,
+            encrypted: false,
             session: Session::default(),
         }
     }
@@ -112,6 +130,14 @@ impl Handshake {
             option: code,
             output,
         };
+        let closed = offer.tls == TlsMode::Required && !self.encrypted;
+        if closed && code == option::EXPORT_NAME {
+            return Step::Close;
+        }
+        if closed && !matches!(code, option::STARTTLS | option::ABORT) {
+            answer.refuse(reply::ERR_TLS_REQD, "this server wants TLS first");
+            return Step::Used(used);
+        }
         match code {
             option::EXPORT_NAME => {
                 if !is_ours(data, offer) {
@@ -134,6 +160,19 @@ impl Handshake {
                 answer.send(reply::ACK, &[]);
                 return Step::Close;
             }
+            option::STARTTLS if data.is_empty() => {
+                if self.start_tls(offer, &mut answer) {
+                    return Step::StartTls(used);
+                }
+            }
+            _ => self.haggle(data, offer, &mut answer),
+        }
+        Step::Used(used)
+    }
+
+    /// The options that only change what is agreed on, or tell something.
+    fn haggle(&mut self, data: &[u8], offer: &Offer, answer: &mut Answer<'_>) {
+        match answer.option {
             option::LIST if data.is_empty() => {
                 let name = offer.name.as_bytes();
                 let length = u32::try_from(name.len()).unwrap_or(0);
@@ -141,18 +180,43 @@ impl Handshake {
                 answer.send(reply::ACK, &[]);
             }
             option::STRUCTURED_REPLY if data.is_empty() => {
-                self.session.structured = true;
+                if self.session.framing == Framing::Extended {
+                    answer.refuse(reply::ERR_EXT_HEADER_REQD, "extended headers are agreed on");
+                } else {
+                    self.session.framing = Framing::Structured;
+                    answer.send(reply::ACK, &[]);
+                }
+            }
+            option::EXTENDED_HEADERS if data.is_empty() => {
+                self.session.framing = Framing::Extended;
                 answer.send(reply::ACK, &[]);
             }
-            option::LIST | option::STRUCTURED_REPLY => {
+            option::LIST
+            | option::STARTTLS
+            | option::STRUCTURED_REPLY
+            | option::EXTENDED_HEADERS => {
                 answer.refuse(reply::ERR_INVALID, "this option has no data");
             }
             option::LIST_META_CONTEXT | option::SET_META_CONTEXT => {
-                self.meta_context(data, offer, &mut answer);
+                self.meta_context(data, offer, answer);
             }
             _ => answer.refuse(reply::ERR_UNSUP, "this server does not know this option"),
         }
-        Step::Used(used)
+    }
+
+    /// STARTTLS. What was agreed on in the open is forgotten: anybody could have said it.
+    fn start_tls(&mut self, offer: &Offer, answer: &mut Answer<'_>) -> bool {
+        if offer.tls == TlsMode::Off {
+            answer.refuse(reply::ERR_POLICY, "this server has no TLS");
+        } else if self.encrypted {
+            answer.refuse(reply::ERR_INVALID, "this is encrypted already");
+        } else {
+            answer.send(reply::ACK, &[]);
+            self.encrypted = true;
+            self.session = Session::default();
+            return true;
+        }
+        false
     }
 
     /// INFO and GO: the export's numbers. Says whether there is such an export.
@@ -196,7 +260,7 @@ impl Handshake {
         if set {
             self.session.block_status = false;
         }
-        if !self.session.structured {
+        if self.session.framing == Framing::Simple {
             return answer.refuse(reply::ERR_INVALID, "structured replies come first");
         }
         let Some((name, queries)) = split_string(data) else {
@@ -267,15 +331,16 @@ fn is_ours(name: &[u8], offer: &Offer) -> bool {
 /// What the export can do. Several connections are one client to the one instance behind them.
 #[must_use]
 pub fn export_flags(geometry: &Geometry, session: Session) -> u16 {
-    let mut flags = export::HAS_FLAGS | export::SEND_FLUSH | export::CAN_MULTI_CONN;
+    let mut flags =
+        export::HAS_FLAGS | export::SEND_FLUSH | export::CAN_MULTI_CONN | export::SEND_CACHE;
     let discards = geometry.trim.is_some_and(|trim| trim.max_discard_bytes > 0);
     for (set, bits) in [
-        (session.structured, export::SEND_DF),
+        (session.framing != Framing::Simple, export::SEND_DF),
         (geometry.read_only, export::READ_ONLY),
         (geometry.rotational, export::ROTATIONAL),
         (
             !geometry.read_only,
-            export::SEND_FUA | export::SEND_WRITE_ZEROES,
+            export::SEND_FUA | export::SEND_WRITE_ZEROES | export::SEND_FAST_ZERO,
         ),
         (!geometry.read_only && discards, export::SEND_TRIM),
     ] {

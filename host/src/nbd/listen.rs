@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use rustix::net::sockopt::set_tcp_nodelay;
-use rustix::net::{SocketFlags, accept_with};
+use rustix::io::ioctl_fionbio;
+use rustix::net::sockopt::{set_tcp_nodelay, socket_domain};
+use rustix::net::{AddressFamily, SocketFlags, accept_with};
 
 use crate::error::{Context, Error, Result};
 
@@ -25,6 +26,8 @@ pub enum Address {
 pub struct Listener {
     socket: OwnedFd,
     address: Address,
+    /// Somebody else's: its file stays.
+    inherited: bool,
 }
 
 impl Listener {
@@ -64,7 +67,39 @@ impl Listener {
                 (listener.into(), Address::Tcp(*ip, port))
             }
         };
-        Ok(Listener { socket, address })
+        Ok(Listener {
+            socket,
+            address,
+            inherited: false,
+        })
+    }
+
+    /// Takes a socket that listens already.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not, or is neither a unix socket nor TCP.
+    pub fn inherit(socket: OwnedFd) -> Result<Listener> {
+        let failed = || "the socket that this process was started with cannot be used".to_owned();
+        ioctl_fionbio(&socket, true).doing(failed)?;
+        let (address, socket) = match socket_domain(&socket).doing(failed)? {
+            AddressFamily::UNIX => {
+                let listener = UnixListener::from(socket);
+                let name = listener.local_addr().doing(failed)?;
+                let path = name.as_pathname().map(PathBuf::from).unwrap_or_default();
+                (Address::Unix(path), listener.into())
+            }
+            _ => {
+                let listener = TcpListener::from(socket);
+                let address = listener.local_addr().doing(failed)?;
+                (Address::Tcp(address.ip(), address.port()), listener.into())
+            }
+        };
+        Ok(Listener {
+            socket,
+            address,
+            inherited: true,
+        })
     }
 
     /// Where it listens; a port that was 0 is known now.
@@ -75,10 +110,15 @@ impl Listener {
 
     /// The export's address as NBD tools take it (`doc/uri.md` of the NBD project).
     #[must_use]
-    pub fn uri(&self, export: &str) -> String {
+    pub fn uri(&self, export: &str, tls: bool) -> String {
+        let scheme = if tls { "nbds" } else { "nbd" };
         match &self.address {
-            Address::Unix(path) => format!("nbd+unix:///{export}?socket={}", path.display()),
-            Address::Tcp(ip, port) => format!("nbd://{}/{export}", SocketAddr::new(*ip, *port)),
+            Address::Unix(path) => {
+                format!("{scheme}+unix:///{export}?socket={}", path.display())
+            }
+            Address::Tcp(ip, port) => {
+                format!("{scheme}://{}/{export}", SocketAddr::new(*ip, *port))
+            }
         }
     }
 
@@ -102,7 +142,9 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Address::Unix(path) = &self.address {
+        if let Address::Unix(path) = &self.address
+            && !self.inherited
+        {
             let _ = fs::remove_file(path);
         }
     }

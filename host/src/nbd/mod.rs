@@ -2,15 +2,22 @@
 //! newstyle, over unix sockets and TCP. One thread serves all connections of a device, because there is
 //! one instance.
 
+mod channel;
 mod connection;
 pub mod decode;
 pub mod encode;
 pub mod handshake;
 mod listen;
+mod operation;
+mod outgoing;
+mod pool;
+mod refusal;
+mod requests;
 mod server;
-mod transmit;
+mod staging;
+mod tls;
 pub mod wire;
 
 pub use listen::{Address, Listener};
-pub use server::serve_clients;
-pub use transmit::Export;
+pub use server::{Service, serve_clients};
+pub use tls::server_config;

@@ -1,24 +1,31 @@
-//! The loop: one thread, one epoll, all connections of a device.
+//! The loop that all clients of a device are served in: one thread, one epoll. Each turn, the requests
+//! of all clients that are there go to the guest together.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{
     CreateFlags, Event, EventData, EventFlags, add, create, delete, modify, wait,
 };
+use rustix::fd::OwnedFd;
 use rustix::io::Errno as SysErrno;
+use rustls::ServerConfig;
 use tracing::{debug, warn};
 
-use super::connection::{Connection, Wants};
+use super::connection::{Connection, Export, Stop};
 use super::handshake::Offer;
 use super::listen::Listener;
-use super::transmit::Export;
+use super::pool::Pool;
+use crate::block::Errno;
 use crate::error::{Context, Result};
 use crate::limits;
+use crate::serve::Engine;
+use crate::sys::Slots;
 
-/// What an event is about: a connection by its place, or one of these.
-const CLIENTS: u64 = u64::MAX;
+/// What an event is about: a client by its place, or one of these.
+const LISTENER: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
 
 /// How often overdue clients are looked for.
@@ -27,110 +34,242 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Events taken at a time.
 const EVENTS_MAX: usize = 64;
 
+/// What clients are offered, and what they are served from.
+#[derive(Debug)]
+pub struct Service<'a, 'b> {
+    /// What is negotiated.
+    pub offer: &'a Offer,
+    /// For clients that encrypt.
+    pub tls: Option<&'a Arc<ServerConfig>>,
+    /// What serves.
+    pub engine: &'a mut Engine<'b>,
+    /// The engine's slots.
+    pub slots: Slots,
+}
+
 /// Serves until `wake` can be read.
 ///
 /// # Errors
 ///
 /// Where the system refuses to wait for sockets. A client's errors end its connection.
-pub fn serve_clients(
-    listener: &Listener,
-    wake: impl AsFd,
-    offer: &Offer,
-    export: &mut Export<'_>,
-) -> Result<()> {
+pub fn serve_clients(listener: &Listener, wake: impl AsFd, service: Service<'_, '_>) -> Result<()> {
     let failed = || "cannot wait for clients".to_owned();
     let epoll = create(CreateFlags::CLOEXEC).doing(failed)?;
-    add(
-        &epoll,
-        listener,
-        EventData::new_u64(CLIENTS),
-        EventFlags::IN,
-    )
-    .doing(failed)?;
-    add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN).doing(failed)?;
-    let mut clients: Vec<Option<Connection>> = Vec::new();
-    clients.resize_with(limits::NBD_CONNECTIONS_MAX, || None);
+    for (fd, data) in [(listener.as_fd(), LISTENER), (wake.as_fd(), WAKE)] {
+        add(&epoll, fd, EventData::new_u64(data), EventFlags::IN).doing(failed)?;
+    }
+    let mut pool = Pool::new(service.slots);
+    let mut export = Export {
+        offer: service.offer,
+        tls: service.tls,
+        engine: service.engine,
+        pool: &mut pool,
+    };
+    let mut server = Server::new(epoll);
     let mut events = [Event {
         flags: EventFlags::empty(),
         data: EventData::new_u64(0),
     }; EVENTS_MAX];
-    let sweep = Timespec::try_from(SWEEP).ok();
+    let mut sweep_at = Instant::now() + SWEEP;
+    let mut busy = false;
     loop {
-        let ready = match wait(&epoll, &mut events, sweep.as_ref()) {
+        let timeout = Timespec::try_from(if busy { Duration::ZERO } else { SWEEP }).ok();
+        let ready = match wait(&server.epoll, &mut events, timeout.as_ref()) {
             Err(SysErrno::INTR) => 0,
             ready => ready.doing(failed)?,
         };
         for event in &events[..ready] {
-            // The structure is packed: its field is copied out.
+            // The structure is packed: its fields are copied out.
             let data = event.data;
             match data.u64() {
                 WAKE => return Ok(()),
-                CLIENTS => accept(listener, &epoll, &mut clients),
-                place => work(&epoll, &mut clients, place, offer, export),
+                LISTENER => server.accept(listener),
+                place => server.event(place, export.pool),
             }
         }
-        for slot in &mut clients {
-            if slot.as_ref().is_some_and(Connection::is_overdue) {
+        busy = server.turn(&mut export);
+        // A turn that found nothing has waited for this long, or a part of it.
+        if !busy && Instant::now() >= sweep_at {
+            server.sweep(export.pool);
+            sweep_at = Instant::now() + SWEEP;
+        }
+    }
+}
+
+/// A client, and which events it is registered for.
+struct Client {
+    connection: Connection,
+    interest: EventFlags,
+}
+
+struct Server {
+    epoll: OwnedFd,
+    clients: Vec<Option<Client>>,
+    /// Places of clients to be worked on in the next turn.
+    work: Vec<usize>,
+    /// Places of clients that wait for slots: they come first when there are some.
+    starving: Vec<usize>,
+    answers: Vec<(u32, std::result::Result<u32, Errno>)>,
+    serial: u64,
+}
+
+impl Server {
+    fn new(epoll: OwnedFd) -> Server {
+        let mut clients = Vec::new();
+        clients.resize_with(limits::NBD_CONNECTIONS_MAX, || None);
+        Server {
+            epoll,
+            clients,
+            work: Vec::new(),
+            starving: Vec::new(),
+            answers: Vec::new(),
+            serial: 0,
+        }
+    }
+
+    fn accept(&mut self, listener: &Listener) {
+        let Some(socket) = listener.accept() else {
+            return;
+        };
+        let Some(place) = self.clients.iter().position(Option::is_none) else {
+            warn!(
+                "more than {} clients; a further one was sent away",
+                self.clients.len()
+            );
+            return;
+        };
+        self.serial += 1;
+        let client = Client {
+            connection: Connection::new(socket, place, self.serial),
+            interest: EventFlags::IN,
+        };
+        let data = EventData::new_u64(place as u64);
+        match add(&self.epoll, &client.connection, data, client.interest) {
+            Ok(()) => self.clients[place] = Some(client),
+            Err(error) => warn!(%error, "a client was sent away"),
+        }
+        // The greeting is sent in the next turn.
+        self.work.push(place);
+    }
+
+    fn event(&mut self, place: u64, pool: &mut Pool) {
+        let Ok(place) = usize::try_from(place) else {
+            return;
+        };
+        let Some(Some(client)) = self.clients.get_mut(place) else {
+            return;
+        };
+        let read = match client.connection.stop {
+            Stop::Input => client.connection.receive(pool),
+            _ => Ok(()),
+        };
+        if read.is_err() {
+            return self.close(place, pool);
+        }
+        self.add_work(place);
+    }
+
+    fn add_work(&mut self, place: usize) {
+        if !self.work.contains(&place) {
+            self.work.push(place);
+        }
+    }
+
+    /// Takes requests of all clients that have some, lets the guest work on them, and sends what is
+    /// answered. Says whether there is more to do at once.
+    fn turn(&mut self, export: &mut Export<'_, '_>) -> bool {
+        let mut first = std::mem::take(&mut self.starving);
+        self.work.retain(|place| !first.contains(place));
+        first.append(&mut self.work);
+        self.work = first;
+        for &place in &self.work {
+            if let Some(client) = &mut self.clients[place] {
+                client.connection.issue(export);
+            }
+        }
+        let answers = &mut self.answers;
+        let more = export
+            .engine
+            .poll(|slot, result| answers.push((slot, result)));
+        self.deliver(export);
+        for place in std::mem::take(&mut self.work) {
+            self.settle(place, export);
+        }
+        if export.pool.is_empty() && !self.starving.is_empty() {
+            for client in self.clients.iter_mut().flatten() {
+                client.connection.free_slots(export.pool);
+            }
+        }
+        let can_go_on = !self.starving.is_empty() && !export.pool.is_empty();
+        more || can_go_on || !self.work.is_empty()
+    }
+
+    fn deliver(&mut self, export: &mut Export<'_, '_>) {
+        for index in 0..self.answers.len() {
+            let (slot, result) = self.answers[index];
+            let owner = export.pool.owner(slot);
+            match &mut self.clients[owner.client] {
+                Some(client) if client.connection.serial() == owner.serial => {
+                    client.connection.answered(slot, result, export);
+                    self.add_work(owner.client);
+                }
+                // Whoever asked is gone.
+                _ => export.pool.give_back(slot),
+            }
+        }
+        self.answers.clear();
+    }
+
+    /// Sends what there is, and decides what the client is waited for.
+    fn settle(&mut self, place: usize, export: &mut Export<'_, '_>) {
+        let Some(client) = &mut self.clients[place] else {
+            return;
+        };
+        let connection = &mut client.connection;
+        let mut received = false;
+        let mut failed = connection.send(export).is_err();
+        if !failed && connection.has_input() {
+            failed = connection.receive(export.pool).is_err();
+            received = true;
+        }
+        if failed || connection.is_over() {
+            return self.close(place, export.pool);
+        }
+        let mut interest = EventFlags::empty();
+        interest.set(EventFlags::IN, connection.stop == Stop::Input);
+        interest.set(EventFlags::OUT, connection.has_unsent());
+        match connection.stop {
+            Stop::Turn => self.work.push(place),
+            Stop::Full if !connection.is_full() => self.work.push(place),
+            Stop::Slots => self.starving.push(place),
+            Stop::Input if received => self.work.push(place),
+            _ => {}
+        }
+        if interest != client.interest {
+            client.interest = interest;
+            let data = EventData::new_u64(place as u64);
+            if modify(&self.epoll, &client.connection, data, interest).is_err() {
+                self.close(place, export.pool);
+            }
+        }
+    }
+
+    /// Ends clients that keep us waiting.
+    fn sweep(&mut self, pool: &mut Pool) {
+        for place in 0..self.clients.len() {
+            let client = self.clients[place].as_ref();
+            if client.is_some_and(|client| client.connection.is_overdue()) {
                 debug!("a client kept us waiting for too long");
-                close(&epoll, slot);
+                self.close(place, pool);
             }
         }
     }
-}
 
-fn accept(listener: &Listener, epoll: &impl AsFd, clients: &mut [Option<Connection>]) {
-    let Some(socket) = listener.accept() else {
-        return;
-    };
-    let Some(place) = clients.iter().position(Option::is_none) else {
-        warn!(
-            "more than {} clients; a further one was sent away",
-            clients.len()
-        );
-        return;
-    };
-    let connection = Connection::new(socket);
-    // The greeting is sent at the first event.
-    let events = EventFlags::IN | EventFlags::OUT;
-    match add(
-        epoll,
-        connection.socket(),
-        EventData::new_u64(place as u64),
-        events,
-    ) {
-        Ok(()) => clients[place] = Some(connection),
-        Err(error) => warn!(%error, "a client was sent away"),
-    }
-}
-
-fn work(
-    epoll: &impl AsFd,
-    clients: &mut [Option<Connection>],
-    place: u64,
-    offer: &Offer,
-    export: &mut Export<'_>,
-) {
-    let Some(slot) = usize::try_from(place)
-        .ok()
-        .and_then(|place| clients.get_mut(place))
-    else {
-        return;
-    };
-    let Some(client) = slot else { return };
-    let events = match client.work(offer, export) {
-        Wants::Input => EventFlags::IN,
-        Wants::Output => EventFlags::OUT,
-        // There is room to write, so this event comes at once.
-        Wants::Turn => EventFlags::IN | EventFlags::OUT,
-        Wants::Close => return close(epoll, slot),
-    };
-    if modify(epoll, client.socket(), EventData::new_u64(place), events).is_err() {
-        close(epoll, slot);
-    }
-}
-
-fn close(epoll: &impl AsFd, slot: &mut Option<Connection>) {
-    if let Some(client) = slot.take() {
-        let _ = delete(epoll, client.socket());
+    fn close(&mut self, place: usize, pool: &mut Pool) {
+        if let Some(mut client) = self.clients[place].take() {
+            let _ = delete(&self.epoll, &client.connection);
+            client.connection.abandon(pool);
+        }
+        self.starving.retain(|starving| *starving != place);
     }
 }

@@ -14,11 +14,12 @@ use super::launch::Ready;
 use super::run_dir::RunDir;
 use super::socket::{self, ask};
 use super::status::Shared;
-use crate::block::{Backend, Geometry};
+use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::error::{Context, Error, Result};
-use crate::guest::{Clock, Guest, Health, Instance, new_engine};
+use crate::guest::{Clock, Guest, Health, Opened, Tags, new_engine};
 use crate::limits;
+use crate::serve::Engine;
 use crate::stats::Stats;
 use crate::sys::{Artefact, set_io_flusher};
 use crate::ublk::{Control, Device, block_path, fetch, serve_queues};
@@ -41,7 +42,8 @@ pub fn run(
 ) -> Result<()> {
     let mut wake = Wake::new()?;
     let sandbox = Sandbox::new(&config, artefact)?;
-    let (first, geometry) = sandbox.open()?;
+    let first = sandbox.open()?;
+    let geometry = first.geometry;
     // Threads that are started from here on are marked too.
     if let Err(error) = set_io_flusher() {
         debug!(%error, "cannot be marked as an I/O flusher: keep swap off this device");
@@ -99,6 +101,7 @@ struct Sandbox {
     clock: Clock,
     health: Arc<Health>,
     options: Vec<(String, String)>,
+    tags: Tags,
 }
 
 impl Sandbox {
@@ -110,13 +113,18 @@ impl Sandbox {
             clock: Clock::start(&engine)?,
             health: Arc::default(),
             options: config.options.clone(),
+            tags: Tags {
+                queues: config.queues,
+                depth: config.depth,
+            },
             name,
         })
     }
 
-    fn open(&self) -> Result<(Instance, Geometry)> {
+    fn open(&self) -> Result<Opened> {
+        let health = self.health.clone();
         self.guest
-            .open(&self.clock, self.health.clone(), &self.options)
+            .open(&self.clock, health, &self.options, self.tags)
     }
 }
 
@@ -132,7 +140,7 @@ impl Plane {
     /// Starts workers and device, then waits for the reason to end.
     fn serve(
         &mut self,
-        first: Instance,
+        first: Opened,
         wake: &mut Wake,
         ready: impl FnOnce(&Ready) -> Result<()>,
     ) -> Result<()> {
@@ -140,13 +148,13 @@ impl Plane {
         let (fetched, all_fetched) = channel();
         let mut first = Some(first);
         for queues in self.device.shares(geometry.replicated) {
-            let instance = match first.take() {
-                Some(instance) => instance,
+            let opened = match first.take() {
+                Some(opened) => opened,
                 None => self.open_another(&geometry)?,
             };
             wake.check()?;
             let at_end = wake.at_end().doing(thread_failed)?;
-            self.start_worker(queues, instance, fetched.clone(), at_end)
+            self.start_worker(queues, opened, fetched.clone(), at_end)
                 .doing(thread_failed)?;
         }
         for _ in &self.workers {
@@ -170,10 +178,10 @@ impl Plane {
     }
 
     /// A further instance of a replicated guest: it must be the same device.
-    fn open_another(&self, geometry: &Geometry) -> Result<Instance> {
-        let (instance, again) = self.sandbox.open()?;
-        if again == *geometry {
-            return Ok(instance);
+    fn open_another(&self, geometry: &Geometry) -> Result<Opened> {
+        let again = self.sandbox.open()?;
+        if again.geometry == *geometry {
+            return Ok(again);
         }
         let name = &self.sandbox.name;
         Err(Error::failed(format!(
@@ -184,7 +192,7 @@ impl Plane {
     fn start_worker(
         &mut self,
         queues: Vec<u16>,
-        mut instance: Instance,
+        mut opened: Opened,
         fetched: Sender<io::Result<()>>,
         at_end: WakeAtEnd,
     ) -> io::Result<()> {
@@ -194,12 +202,13 @@ impl Plane {
             .char_device()
             .ok_or(io::ErrorKind::NotConnected)?;
         let shared = self.shared.clone();
+        let slots = opened.slots.count();
         let name = format!("queue{}", queues.first().copied().unwrap_or_default());
         let worker = thread::Builder::new().name(name).spawn(move || {
             let _at_end = at_end;
             pin(&processors);
             // Nobody waits for a word any more where another worker has failed.
-            let ring = match fetch(&file, &shared.info, &queues) {
+            let ring = match fetch(&file, &shared.info, &queues, opened.slots) {
                 Ok(ring) => {
                     let _ = fetched.send(Ok(()));
                     ring
@@ -209,13 +218,14 @@ impl Plane {
                     return Ok(());
                 }
             };
-            let served = serve_queues(ring, &shared.geometry, &mut instance, &shared.stats);
-            if let Err(error) = served {
+            let target = &mut *opened.target;
+            let mut engine = Engine::new(shared.geometry, target, slots, &shared.stats);
+            if let Err(error) = serve_queues(ring, &mut engine) {
                 error!(%error, "a ring broke");
                 shared.broken.store(true, Relaxed);
                 return Err(error);
             }
-            flush_at_last(&mut instance, &shared.health)
+            flush_at_last(&mut engine, &shared.health)
         })?;
         self.workers.push(worker);
         Ok(())
@@ -295,11 +305,11 @@ fn thread_failed() -> String {
 
 /// The flush that every instance gets before it ends. That a guest had failed before is known already;
 /// that it fails now means that acknowledged writes may be lost.
-fn flush_at_last(instance: &mut Instance, health: &Health) -> io::Result<()> {
+fn flush_at_last(engine: &mut Engine<'_>, health: &Health) -> io::Result<()> {
     if health.has_failed() {
         return Ok(());
     }
-    instance
+    engine
         .flush()
         .map_err(|errno| io::Error::other(format!("the last flush failed: {errno}")))
 }

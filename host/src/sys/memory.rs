@@ -17,6 +17,9 @@ pub(super) struct Mapping {
 // SAFETY: a mapping belongs to the process, not to a thread; `base` is never used without `&self`.
 unsafe impl Send for Mapping {}
 
+// SAFETY: through a shared mapping only addresses are had.
+unsafe impl Sync for Mapping {}
+
 impl Mapping {
     /// Fresh zeroed memory, which takes pages only as they are touched.
     pub(super) fn anonymous(bytes: usize) -> io::Result<Mapping> {

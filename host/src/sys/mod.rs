@@ -5,8 +5,12 @@ mod memory;
 mod process;
 mod queue;
 mod ring;
+mod slots;
+mod socket;
 
 pub use artefact::Artefact;
-pub use process::set_io_flusher;
-pub use queue::{Incoming, QueueRing};
+pub use process::{first_inherited_fd, set_io_flusher};
+pub use queue::QueueRing;
 pub use ring::ControlRing;
+pub use slots::Slots;
+pub use socket::{Piece, SlotRange, read_scattered, write_gathered};

@@ -1,6 +1,8 @@
 //! What a process says of itself.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// `include/uapi/linux/prctl.h`; libc does not name it.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
@@ -19,4 +21,25 @@ pub fn set_io_flusher() -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// The first file descriptor behind the standard ones, which whoever started this process left open for it
+/// (`SD_LISTEN_FDS_START` of sd_listen_fds(3)). It is given out once.
+///
+/// # Errors
+///
+/// `EBADF` where there is none.
+pub fn first_inherited_fd() -> io::Result<OwnedFd> {
+    const FIRST: libc::c_int = 3;
+    static GIVEN: AtomicBool = AtomicBool::new(false);
+    if GIVEN.swap(true, Relaxed) {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: sets a flag of a number; where it is no descriptor, that is an error.
+    if unsafe { libc::fcntl(FIRST, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open; nobody in this process owns it: who set LISTEN_FDS made it for us, and it is
+    // given out once.
+    Ok(unsafe { OwnedFd::from_raw_fd(FIRST) })
 }

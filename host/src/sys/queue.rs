@@ -4,14 +4,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::read_volatile;
-use std::slice::from_raw_parts_mut;
 
 use io_uring::types::Fixed;
 use io_uring::{IoUring, opcode, squeue};
 use zerocopy::IntoBytes;
 
 use super::memory::Mapping;
-use crate::limits;
+use super::slots::Slots;
 use crate::ublk::abi::{DevInfo, IoCmd, IoDesc, RES_ABORT, io as command};
 
 /// Distance between the descriptor arrays of two queues in `/dev/ublkcN`: room for the greatest
@@ -20,22 +19,13 @@ const DESCRIPTORS_BYTES_MAX: u64 = 4096 * size_of::<IoDesc>() as u64;
 
 const PAGE_BYTES: usize = 4096;
 
-/// One request that arrived, while it is answered.
-#[derive(Debug)]
-pub struct Incoming<'a> {
-    /// The kernel's descriptor, copied out.
-    pub desc: IoDesc,
-    /// The tag's whole slot: of a write, the data lies at its begin; of a read, it belongs there.
-    pub slot: &'a mut [u8],
-}
-
-/// One thread's ring, with the descriptors and data slots of the queues it serves.
-///
+/// One thread's ring, with the descriptors of the queues it serves. The slot of a tag is its number in
+/// the ring: the first queue's tags come first.
 pub struct QueueRing {
     ring: IoUring,
     queues: Vec<Queue>,
     depth: u16,
-    transfer_bytes: usize,
+    slots: Slots,
     /// Tags the kernel may still send requests for.
     armed: usize,
 }
@@ -43,7 +33,6 @@ pub struct QueueRing {
 struct Queue {
     id: u16,
     descriptors: Mapping,
-    slots: Mapping,
 }
 
 impl std::fmt::Debug for QueueRing {
@@ -55,19 +44,26 @@ impl std::fmt::Debug for QueueRing {
 }
 
 impl QueueRing {
-    /// Makes the ring and maps the memory for some queues of an open device; call it on the thread
+    /// Makes the ring and maps the descriptors of some queues of an open device; call it on the thread
     /// that will serve. `info` is the device's own: it says how deep the queues are, and how much the
     /// kernel may copy into a slot.
     ///
     /// # Errors
     ///
-    /// Where the system refuses the ring or the memory.
-    pub fn new(device: &File, info: &DevInfo, queue_ids: &[u16]) -> io::Result<QueueRing> {
+    /// Where the system refuses the ring or the memory, or the slots are too few or too short.
+    pub fn new(
+        device: &File,
+        info: &DevInfo,
+        queue_ids: &[u16],
+        slots: Slots,
+    ) -> io::Result<QueueRing> {
         let depth = info.queue_depth;
         let tags = u32::from(depth) * u32::try_from(queue_ids.len()).unwrap_or(u32::MAX);
+        if slots.count() < tags || slots.bytes() < info.max_io_buf_bytes as usize {
+            return Err(io::Error::other("the slots do not fit the queues"));
+        }
         let ring = build_ring(tags.next_power_of_two())?;
         ring.submitter().register_files(&[device.as_raw_fd()])?;
-        let transfer_bytes = info.max_io_buf_bytes as usize;
         let queues = queue_ids
             .iter()
             .map(|&id| {
@@ -75,19 +71,14 @@ impl QueueRing {
                 let offset = u64::from(id) * DESCRIPTORS_BYTES_MAX;
                 let descriptors =
                     Mapping::of_file(device, offset, bytes.next_multiple_of(PAGE_BYTES))?;
-                let slots = Mapping::anonymous(usize::from(depth) * stride(transfer_bytes))?;
-                Ok(Queue {
-                    id,
-                    descriptors,
-                    slots,
-                })
+                Ok(Queue { id, descriptors })
             })
             .collect::<io::Result<Vec<Queue>>>()?;
         Ok(QueueRing {
             ring,
             queues,
             depth,
-            transfer_bytes,
+            slots,
             armed: 0,
         })
     }
@@ -98,26 +89,25 @@ impl QueueRing {
     ///
     /// Where the kernel does not take them.
     pub fn fetch_all(&mut self) -> io::Result<()> {
-        for queue in 0..self.queues.len() {
-            for tag in 0..self.depth {
-                let fetch = self.entry(command::FETCH_REQ, queue, tag, -1);
-                push(&mut self.ring, &fetch)?;
-                self.armed += 1;
-            }
+        let tags = self.queues.len() * usize::from(self.depth);
+        for slot in (0..).take(tags) {
+            let fetch = self.entry(command::FETCH_REQ, slot, -1);
+            push(&mut self.ring, &fetch)?;
+            self.armed += 1;
         }
         self.ring.submit()?;
         Ok(())
     }
 
-    /// Sends the answers of the last batch and waits for requests; then lets `answer` turn each that
-    /// is there into its result (bytes, or a negative errno). Says whether to go on: no longer when
-    /// the device has stopped and the kernel has taken all its tags back.
+    /// Sends the answers that were committed; with `wait`, until there is a request or the end. Then
+    /// calls `arrived` with the slot and descriptor of each request that is there. Says whether to go on:
+    /// no longer when the device has stopped and the kernel has taken all its tags back.
     ///
     /// # Errors
     ///
     /// Where the ring itself fails. The device cannot go on then.
-    pub fn serve(&mut self, mut answer: impl FnMut(Incoming<'_>) -> i32) -> io::Result<bool> {
-        match self.ring.submit_and_wait(1) {
+    pub fn turn(&mut self, wait: bool, mut arrived: impl FnMut(u32, &IoDesc)) -> io::Result<bool> {
+        match self.ring.submit_and_wait(usize::from(wait)) {
             Ok(_) => {}
             // A signal, or no memory at the moment: what is there is served, then it is tried again.
             Err(error)
@@ -127,23 +117,11 @@ impl QueueRing {
                 ) => {}
             Err(error) => return Err(error),
         }
-        let mut held = 0;
-        loop {
-            let next = self.ring.completion().next();
-            let Some(completion) = next else { break };
-            let (queue, tag) = from_user_data(completion.user_data());
+        for completion in self.ring.completion() {
+            // All our commands carry the slot's number, which is below 2^32.
+            let slot = u32::try_from(completion.user_data()).unwrap_or(u32::MAX);
             match completion.result() {
-                0 => {
-                    let incoming = self.incoming(queue, tag);
-                    let result = answer(incoming);
-                    let commit = self.entry(command::COMMIT_AND_FETCH_REQ, queue, tag, result);
-                    push(&mut self.ring, &commit)?;
-                    held += 1;
-                    if held == limits::ANSWERS_HELD_MAX {
-                        self.ring.submit()?;
-                        held = 0;
-                    }
-                }
+                0 => arrived(slot, &descriptor(&self.queues, self.depth, slot)),
                 RES_ABORT => self.armed -= 1,
                 error => return Err(io::Error::from_raw_os_error(error.saturating_neg())),
             }
@@ -151,70 +129,63 @@ impl QueueRing {
         Ok(self.armed > 0)
     }
 
-    /// A request that the kernel has just handed over.
-    fn incoming(&mut self, queue: usize, tag: u16) -> Incoming<'_> {
-        let Queue {
-            descriptors, slots, ..
-        } = &self.queues[queue];
-        let offset = usize::from(tag) * size_of::<IoDesc>();
-        let desc = descriptors.at(offset, size_of::<IoDesc>()).cast::<IoDesc>();
-        let offset = usize::from(tag) * stride(self.transfer_bytes);
-        let slot = slots.at(offset, self.transfer_bytes);
-        // SAFETY: inside the mapping and aligned (24-byte elements in a page). The kernel wrote it
-        // before it completed this tag's command, and writes it again only after the next commit.
-        let desc = unsafe { read_volatile(desc.as_ptr()) };
-        // SAFETY: inside the mapping, any bytes are valid. Only this tag's command names the slot,
-        // and that one has completed: the kernel has no use of it before `serve` commits, after
-        // `answer` has given the slice back.
-        let slot = unsafe { from_raw_parts_mut(slot.as_ptr(), self.transfer_bytes) };
-        Incoming { desc, slot }
+    /// Gives a request's result (bytes, or a negative errno) and its slot back to the kernel, with the
+    /// next [`QueueRing::turn`].
+    ///
+    /// # Errors
+    ///
+    /// Where the ring has no room, which it has for every tag once.
+    pub fn commit(&mut self, slot: u32, result: i32) -> io::Result<()> {
+        let commit = self.entry(command::COMMIT_AND_FETCH_REQ, slot, result);
+        push(&mut self.ring, &commit)
     }
 
     /// A FETCH or COMMIT of one tag, with the tag's slot as its buffer.
-    fn entry(&self, operation: u32, queue: usize, tag: u16, result: i32) -> squeue::Entry {
-        let Queue { id, slots, .. } = &self.queues[queue];
-        let slot = slots.at(
-            usize::from(tag) * stride(self.transfer_bytes),
-            self.transfer_bytes,
-        );
+    fn entry(&self, operation: u32, slot: u32, result: i32) -> squeue::Entry {
+        let (queue, tag) = place(self.depth, slot);
         let io = IoCmd {
-            q_id: *id,
+            q_id: self.queues[queue].id,
             tag,
             result,
-            addr: slot.as_ptr() as u64,
+            addr: self.slots.at(slot, 0, self.slots.bytes()).as_ptr() as u64,
         };
         let mut bytes = [0; 16];
         bytes.copy_from_slice(io.as_bytes());
         opcode::UringCmd16::new(Fixed(0), operation)
             .cmd(bytes)
             .build()
-            .user_data(user_data(queue, tag))
+            .user_data(slot.into())
     }
 }
 
 impl Drop for QueueRing {
     fn drop(&mut self) {
         // Closing a ring does not wait for what is under way in it: while the kernel has a tag, it
-        // may write to the tag's slot, so these mappings stay.
+        // may write to the tag's slot, so this memory stays.
         if self.armed > 0 {
-            std::mem::take(&mut self.queues).leak();
+            self.slots.keep();
         }
     }
 }
 
-/// Slots begin on pages, and not all a power of two apart: those would share cache sets.
-fn stride(transfer_bytes: usize) -> usize {
-    transfer_bytes + PAGE_BYTES
+/// Copies out the descriptor of a request that the kernel has just handed over.
+fn descriptor(queues: &[Queue], depth: u16, slot: u32) -> IoDesc {
+    let (queue, tag) = place(depth, slot);
+    let offset = usize::from(tag) * size_of::<IoDesc>();
+    let desc = queues[queue]
+        .descriptors
+        .at(offset, size_of::<IoDesc>())
+        .cast::<IoDesc>();
+    // SAFETY: inside the mapping and aligned (24-byte elements in a page). The kernel wrote it before it
+    // completed this tag's command, and writes it again only after the next commit.
+    unsafe { read_volatile(desc.as_ptr()) }
 }
 
-fn user_data(queue: usize, tag: u16) -> u64 {
-    (queue as u64) << 16 | u64::from(tag)
-}
-
-fn from_user_data(user_data: u64) -> (usize, u16) {
-    let [low, high, ..] = user_data.to_le_bytes();
-    let queue = usize::try_from(user_data >> 16).unwrap_or(usize::MAX);
-    (queue, u16::from_le_bytes([low, high]))
+/// The queue (its place in the ring) and the tag of a slot.
+fn place(depth: u16, slot: u32) -> (usize, u16) {
+    let queue = slot / u32::from(depth);
+    let tag = slot % u32::from(depth);
+    (queue as usize, u16::try_from(tag).unwrap_or(u16::MAX))
 }
 
 /// A ring for one thread, with completions delivered when that thread asks for them.

@@ -4,12 +4,11 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::abi::DevInfo;
+use super::abi::{DevInfo, IoDesc};
 use super::{decode, encode};
-use crate::block::{Backend, Errno, Geometry};
-use crate::serve::serve;
-use crate::stats::Stats;
-use crate::sys::{Incoming, QueueRing};
+use crate::block::Errno;
+use crate::serve::Engine;
+use crate::sys::{QueueRing, Slots};
 
 /// Makes a worker's ring on its own thread and asks for the first requests. `device` is the open
 /// `/dev/ublkcN`, `info` what the kernel said of it.
@@ -17,53 +16,59 @@ use crate::sys::{Incoming, QueueRing};
 /// # Errors
 ///
 /// Where the system refuses ring or memory.
-pub fn fetch(device: &File, info: &DevInfo, queues: &[u16]) -> io::Result<QueueRing> {
-    let mut ring = QueueRing::new(device, info, queues)?;
+pub fn fetch(device: &File, info: &DevInfo, queues: &[u16], slots: Slots) -> io::Result<QueueRing> {
+    let mut ring = QueueRing::new(device, info, queues, slots)?;
     ring.fetch_all()?;
     Ok(ring)
 }
 
-/// Serves until the device stops. Requests are answered in the order they come; the answers of a
-/// batch go back to the kernel in the system call that waits for the next batch.
+/// Serves until the device stops. All requests that are there go to the guest together; its answers go
+/// back to the kernel in the system call that waits for the next requests.
 ///
 /// # Errors
 ///
 /// Where the ring fails: requests may be without an answer then until the process ends.
-pub fn serve_queues(
-    mut ring: QueueRing,
-    geometry: &Geometry,
-    backend: &mut dyn Backend,
-    stats: &Stats,
-) -> io::Result<()> {
+pub fn serve_queues(mut ring: QueueRing, engine: &mut Engine<'_>) -> io::Result<()> {
+    let mut refused = Vec::new();
+    let mut more = false;
     loop {
         let mut batch = 0;
-        let go_on = ring.serve(|incoming| {
+        let go_on = ring.turn(!more, |slot, desc| {
             batch += 1;
-            answer(incoming, geometry, backend, stats)
+            if let Err(errno) = begin(engine, slot, desc) {
+                engine.stats().count_error();
+                refused.push((slot, errno));
+            }
         })?;
-        stats.count_batch(batch);
+        engine.stats().count_batch(batch);
         if !go_on {
             return Ok(());
         }
+        for (slot, errno) in refused.drain(..) {
+            ring.commit(slot, encode::result(Err(errno)))?;
+        }
+        more = answer(&mut ring, engine)?;
     }
 }
 
-/// One request, one answer. A panic is a mistake of ours: it costs this request, not the device.
-fn answer(
-    incoming: Incoming<'_>,
-    geometry: &Geometry,
-    backend: &mut dyn Backend,
-    stats: &Stats,
-) -> i32 {
-    let Incoming { desc, slot } = incoming;
-    let work = || {
-        decode::request(&desc)
-            .and_then(|request| request.check(geometry))
-            .and_then(|checked| serve(&checked, geometry, backend, slot, stats))
+/// The door: a descriptor of the kernel becomes a request in the guest's hands.
+fn begin(engine: &mut Engine<'_>, slot: u32, desc: &IoDesc) -> Result<(), Errno> {
+    engine.begin(slot, decode::request(desc)?)
+}
+
+/// Lets the guest work, and commits what it answers. A panic is a mistake of ours: it costs the requests
+/// in hand, not the device.
+fn answer(ring: &mut QueueRing, engine: &mut Engine<'_>) -> io::Result<bool> {
+    let mut outcome = Ok(());
+    let mut commit = |slot, result| {
+        if let Err(error) = ring.commit(slot, encode::result(result)) {
+            outcome = Err(error);
+        }
     };
-    let answer = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Errno::EIO));
-    if answer.is_err() {
-        stats.count_error();
-    }
-    encode::result(answer)
+    let polled = catch_unwind(AssertUnwindSafe(|| engine.poll(&mut commit)));
+    let more = polled.unwrap_or_else(|_| {
+        engine.abandon(&mut commit);
+        false
+    });
+    outcome.map(|()| more)
 }

@@ -1,0 +1,126 @@
+//! What a client is to be sent: headers, and data that stays in its slots until it is sent.
+
+use std::collections::VecDeque;
+use std::io;
+
+use super::channel::Channel;
+use super::pool::Pool;
+use crate::sys::{Piece, SlotRange};
+
+/// Replies in order. `sent` bytes of the first part are sent.
+#[derive(Default)]
+pub(super) struct Outgoing {
+    heads: Vec<u8>,
+    parts: VecDeque<Part>,
+    sent: usize,
+    bytes: usize,
+}
+
+enum Part {
+    /// A range of `heads`: replies without data, and the headers of others.
+    Heads { begin: usize, bytes: usize },
+    /// Data of a read.
+    Slot { slot: u32, bytes: usize },
+    /// Data that does not lie in a slot any more.
+    Own(Vec<u8>),
+}
+
+impl Part {
+    fn bytes(&self) -> usize {
+        match self {
+            Part::Heads { bytes, .. } | Part::Slot { bytes, .. } => *bytes,
+            Part::Own(bytes) => bytes.len(),
+        }
+    }
+}
+
+impl Outgoing {
+    /// Bytes that are not sent yet.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Appends what `write` writes, and returns what it returns.
+    pub(super) fn head<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let begin = self.heads.len();
+        let result = write(&mut self.heads);
+        let more = self.heads.len() - begin;
+        self.bytes += more;
+        if let Some(Part::Heads { bytes, .. }) = self.parts.back_mut() {
+            *bytes += more;
+        } else if more > 0 {
+            self.parts.push_back(Part::Heads { begin, bytes: more });
+        }
+        result
+    }
+
+    /// Appends the first bytes of a slot, which is given back once they are sent.
+    pub(super) fn slot(&mut self, slot: u32, bytes: usize) {
+        self.bytes += bytes;
+        self.parts.push_back(Part::Slot { slot, bytes });
+    }
+
+    pub(super) fn own(&mut self, bytes: Vec<u8>) {
+        self.bytes += bytes.len();
+        self.parts.push_back(Part::Own(bytes));
+    }
+
+    /// Sends as much as the client takes now.
+    pub(super) fn send(&mut self, channel: &mut Channel, pool: &mut Pool) -> io::Result<()> {
+        while !self.parts.is_empty() {
+            let (heads, sent) = (&self.heads, self.sent);
+            let pieces = (self.parts.iter().enumerate()).map(|(index, part)| {
+                let skip = if index == 0 { sent } else { 0 };
+                piece(heads, part, skip)
+            });
+            match channel.write(&pool.slots, pieces) {
+                Ok(bytes) => self.advance(bytes, pool),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if self.parts.is_empty() {
+            self.heads.clear();
+        }
+        channel.flush()
+    }
+
+    fn advance(&mut self, bytes: usize, pool: &mut Pool) {
+        self.bytes -= bytes;
+        self.sent += bytes;
+        while let Some(part) = self.parts.front()
+            && self.sent >= part.bytes()
+        {
+            self.sent -= part.bytes();
+            if let Part::Slot { slot, .. } = part {
+                pool.give_back(*slot);
+            }
+            self.parts.pop_front();
+        }
+    }
+
+    /// Copies data out of its slots, which others need: this client does not read.
+    pub(super) fn free_slots(&mut self, pool: &mut Pool) {
+        for part in &mut self.parts {
+            if let Part::Slot { slot, bytes } = *part {
+                let mut copy = vec![0; bytes];
+                pool.slots.get(slot, 0, &mut copy);
+                pool.give_back(slot);
+                *part = Part::Own(copy);
+            }
+        }
+    }
+}
+
+fn piece<'a>(heads: &'a [u8], part: &'a Part, skip: usize) -> Piece<'a> {
+    match part {
+        Part::Heads { begin, bytes } => Piece::Bytes(&heads[begin + skip..begin + bytes]),
+        Part::Slot { slot, bytes } => Piece::Slot(SlotRange {
+            slot: *slot,
+            offset: skip,
+            bytes: bytes - skip,
+        }),
+        Part::Own(bytes) => Piece::Bytes(&bytes[skip..]),
+    }
+}

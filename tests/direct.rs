@@ -1,0 +1,116 @@
+//! A guest without a frontend: requests go through the engine one at a time, as the frontends send them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tests::paths;
+use wasmblk::block::{Backend, Errno, Geometry, Op, Request};
+use wasmblk::error::Result;
+use wasmblk::guest::{Clock, Guest, Health, Limits, Opened, Source, Tags, compile, new_engine};
+use wasmblk::serve::Engine;
+use wasmblk::stats::Stats;
+
+/// An opened guest.
+pub(crate) struct Direct {
+    opened: Opened,
+    pub(crate) geometry: Geometry,
+    pub(crate) health: Arc<Health>,
+}
+
+/// What guests in these tests may use: little, so that a limit is reached soon.
+const LIMITS: Limits = Limits {
+    memory_bytes: 64 << 20,
+    deadline: Duration::from_millis(500),
+};
+
+impl Direct {
+    /// Opens a guest from `guests/`.
+    pub(crate) fn open(name: &str, options: &[(&str, &str)]) -> Result<Direct> {
+        let engine = new_engine()?;
+        let clock = Clock::start(&engine)?;
+        let source = Source::read(&paths::guest(name))?;
+        let guest = Guest::load(&engine, &compile(&engine, &source, None)?, name, LIMITS)?;
+        let health = Arc::new(Health::default());
+        let options: Vec<(String, String)> = options
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        let tags = Tags {
+            queues: 1,
+            depth: 4,
+        };
+        let opened = guest.open(&clock, health.clone(), &options, tags)?;
+        Ok(Direct {
+            geometry: opened.geometry,
+            opened,
+            health,
+        })
+    }
+
+    /// Sends one request and waits for its answer. `data` goes there and comes back.
+    fn request(
+        &mut self,
+        op: Op,
+        offset: u64,
+        data: &mut [u8],
+        change: impl FnOnce(&mut Request),
+    ) -> std::result::Result<(), Errno> {
+        let mut request = Request {
+            op,
+            offset,
+            length: u32::try_from(data.len()).expect("short"),
+            fua: false,
+            may_discard: false,
+        };
+        change(&mut request);
+        let Opened { target, slots, .. } = &mut self.opened;
+        let stats = Stats::default();
+        let mut engine = Engine::new(self.geometry, &mut **target, slots.count(), &stats);
+        slots.put(1, 0, data);
+        engine.begin(1, request)?;
+        let mut answer = None;
+        while answer.is_none() {
+            engine.poll(|slot, result| {
+                assert_eq!(slot, 1, "the request that was sent");
+                answer = Some(result);
+            });
+        }
+        let bytes = answer.expect("the loop's end")?;
+        assert_eq!(bytes, request.length);
+        slots.get(1, 0, data);
+        Ok(())
+    }
+}
+
+impl Backend for Direct {
+    fn read(&mut self, offset: u64, data: &mut [u8]) -> std::result::Result<(), Errno> {
+        self.request(Op::Read, offset, data, |_| {})
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8], fua: bool) -> std::result::Result<(), Errno> {
+        let mut data = data.to_vec();
+        self.request(Op::Write, offset, &mut data, |request| request.fua = fua)
+    }
+
+    fn flush(&mut self) -> std::result::Result<(), Errno> {
+        self.request(Op::Flush, 0, &mut [], |_| {})
+    }
+
+    fn discard(&mut self, offset: u64, length: u32) -> std::result::Result<(), Errno> {
+        self.request(Op::Discard, offset, &mut [], |request| {
+            request.length = length;
+        })
+    }
+
+    fn write_zeroes(
+        &mut self,
+        offset: u64,
+        length: u32,
+        may_discard: bool,
+    ) -> std::result::Result<(), Errno> {
+        self.request(Op::WriteZeroes, offset, &mut [], |request| {
+            request.length = length;
+            request.may_discard = may_discard;
+        })
+    }
+}
