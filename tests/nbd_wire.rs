@@ -242,7 +242,9 @@ proptest! {
         let mut handshake = begun();
         for message in [bytes.clone(), option(code, &bytes[..bytes.len().min(200)])] {
             match handshake.step(&message, &offer(), &mut output) {
-                Step::Used(used) | Step::Transmit(used, _) | Step::StartTls(used) => prop_assert!(used <= message.len()),
+                Step::Used(used) | Step::Transmit(used, _) | Step::StartTls(used) => {
+                    prop_assert!(used <= message.len());
+                }
                 Step::Incomplete | Step::Close => {}
             }
         }
