@@ -145,7 +145,7 @@ fn a_component_without_the_export() {
     expect(
         &folder.add(&[&path]),
         2,
-        &["other.wasm", "does not export", "another:packs/device"],
+        &["other.wasm", "does not export", "another:packs/ring"],
     );
 }
 
@@ -156,7 +156,7 @@ fn another_version_of_the_wit() {
     expect(
         &folder.add(&[&path]),
         2,
-        &["new.wasm", "device@0.2.0", "speaks version 0.1", "rebuild"],
+        &["new.wasm", "ring@0.2.0", "speaks version 0.1", "rebuild"],
     );
 }
 

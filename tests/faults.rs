@@ -159,7 +159,10 @@ fn memory_without_end_ends_at_the_limit() {
 #[test]
 fn a_full_guest_says_no_space() {
     in_bed(&Machine::default(), || {
-        let disk = Disk::add("memory", &["--set", "size=64M", "--memory-mib", "16"]);
+        let disk = Disk::add(
+            "memory-device",
+            &["--set", "size=64M", "--memory-mib", "16"],
+        );
         let mut file = OpenOptions::new()
             .write(true)
             .open(&disk.path)

@@ -24,7 +24,9 @@
 //!    [`block::Geometry`] and makes it [`block::Checked`], or an errno.
 //! 4. [`block::Target::submit`] hands it to the guest's side, by the slot's number.
 //! 5. When all that are there have come in, [`serve::Engine::poll`] lets the [`block::Target`] work.
-//! 6. [`guest::Calls`], the contract `device`, calls the guest's export for each, under a deadline.
+//! 6. `guest::ring`, the contract `ring`, has written each as a record into the guest's memory, and now
+//!    calls the guest once for all, under a deadline; [`guest::Calls`], the contract `device`, calls it for
+//!    each.
 //! 7. `guests/<name>` does the work in the sandbox; what it asks of the host is `guest::imports`.
 //! 8. `guest::fault` makes an errno of what came back, or of a trap: one [`block::Answer`] for each.
 //! 9. [`serve::Engine::poll`] passes it on, behind a flush where the request asks for that, and

@@ -57,6 +57,16 @@ pub const TABLE_ELEMENT_BYTES: usize = 16;
 /// on a busy machine needs. A request may wait for the calls of all that came before it.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
 
+/// Actions of one `poll` of the contract `ring`: more than a queue of the greatest depth needs; the host
+/// looks at all of them before it does anything else.
+pub const RING_ACTIONS_MAX: u32 = 65536;
+
+/// Operations that a guest of the contract `ring` may have under way: the same.
+pub const RING_OPS_MAX: u32 = 65536;
+
+/// The longest timer of a guest; longer ones are due after this.
+pub const RING_TIMER_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// How often running calls are looked at: the accuracy of the deadline.
 pub const EPOCH_TICK: Duration = Duration::from_millis(100);
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tracing::trace;
 
-use crate::block::{Answer, Checked, Errno, Geometry, Op, Request, Target};
+use crate::block::{Answer, Checked, Errno, Geometry, Next, Op, Request, Target};
 use crate::limits;
 use crate::stats::Stats;
 
@@ -94,9 +94,10 @@ impl<'a> Engine<'a> {
     }
 
     /// Lets the target work, and passes each answer on: `done` is called once for each request that
-    /// began. Says whether there is more to do at once.
-    pub fn poll(&mut self, mut done: impl FnMut(u32, Result<u32, Errno>)) -> bool {
-        let mut more = self.target.poll(&mut self.answers);
+    /// began. Says when to come back.
+    pub fn poll(&mut self, mut done: impl FnMut(u32, Result<u32, Errno>)) -> Next {
+        let mut next = self.target.poll(&mut self.answers);
+        self.stats.count_copied(self.target.take_copied_bytes());
         for Answer { slot, result } in self.answers.drain(..) {
             let Some(stage) = self.stages.get_mut(slot as usize) else {
                 continue;
@@ -106,7 +107,7 @@ impl<'a> Engine<'a> {
                 (Stage::Free, _) => continue,
                 (Stage::BeforeFlush, Ok(bytes)) => {
                     self.target.submit(slot, &Checked::FLUSH);
-                    more = true;
+                    next = Next::Again;
                     Stage::Flush(bytes)
                 }
                 (stage, result) => {
@@ -123,7 +124,7 @@ impl<'a> Engine<'a> {
                 }
             };
         }
-        more
+        next
     }
 
     /// The target's last call: finishes what is under way, then makes everything durable.

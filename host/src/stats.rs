@@ -16,6 +16,7 @@ pub struct Stats {
     write_zeroes: AtomicU64,
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
+    copied_bytes: AtomicU64,
     errors: AtomicU64,
     batches: AtomicU64,
     batch_max: AtomicU64,
@@ -38,6 +39,9 @@ pub struct Snapshot {
     pub read_bytes: u64,
     /// Bytes sent by writes.
     pub written_bytes: u64,
+    /// Bytes that the host copied between slots and guests.
+    #[serde(default)]
+    pub copied_bytes: u64,
     /// Requests answered with an errno.
     pub errors: u64,
     /// System calls that brought requests.
@@ -72,6 +76,13 @@ impl Stats {
         };
     }
 
+    /// Counts data that was copied between slots and a guest.
+    pub fn count_copied(&self, bytes: u64) {
+        if bytes > 0 {
+            self.copied_bytes.fetch_add(bytes, Relaxed);
+        }
+    }
+
     /// Counts one request that was answered with an errno.
     pub fn count_error(&self) {
         self.errors.fetch_add(1, Relaxed);
@@ -96,6 +107,7 @@ impl Stats {
             write_zeroes: self.write_zeroes.load(Relaxed),
             read_bytes: self.read_bytes.load(Relaxed),
             written_bytes: self.written_bytes.load(Relaxed),
+            copied_bytes: self.copied_bytes.load(Relaxed),
             errors: self.errors.load(Relaxed),
             batches: self.batches.load(Relaxed),
             batch_max: self.batch_max.load(Relaxed),

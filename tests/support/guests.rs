@@ -102,7 +102,7 @@ fn finish(target: &str, name: &str, as_name: &str) -> Result<()> {
     let built = paths::target()
         .join(target)
         .join("guest")
-        .join(name)
+        .join(name.replace('-', "_"))
         .with_extension("wasm");
     let component = paths::guest(as_name);
     fs::create_dir_all(paths::target().join("guests"))?;

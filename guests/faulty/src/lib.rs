@@ -21,9 +21,9 @@ wit_bindgen::generate!({ world: "disk", path: "../../wit" });
 use std::cell::RefCell;
 use std::ops::Range;
 
-use exports::wasmblk::block::device::{Features, Geometry, Guest, OpenError};
+use exports::wasmblk::block::device::Guest;
 use wasmblk::block::host::{Level, log};
-use wasmblk::block::types::Errno;
+use wasmblk::block::types::{Errno, Features, Geometry, OpenError};
 use wasmblk_guest::parse_size;
 
 /// What to do wrong, and how often it was asked.

@@ -1,29 +1,60 @@
-//! What guests in Rust share: reading the operator's options.
+//! Block devices as WebAssembly components, in Rust: implement [`Disk`], then say [`export_ring!`] (fast:
+//! requests come in batches, their data lies where the guest works on it) or [`export_device!`] (one call
+//! for each request). Nothing else changes.
+//!
+//! ```ignore
+//! struct Zeros;
+//!
+//! impl Disk for Zeros {
+//!     fn open(_: &[(String, String)]) -> Result<(Zeros, Info), OpenError> {
+//!         Ok((Zeros, Info::new(1 << 30)))
+//!     }
+//!     async fn read(&self, _offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+//!         data.fill(0);
+//!         Ok(())
+//!     }
+//!     async fn write(&self, _offset: u64, _data: &[u8], _fua: bool) -> Result<(), Errno> {
+//!         Err(Errno::ReadOnly)
+//!     }
+//! }
+//!
+//! wasmblk_guest::export_ring!(Zeros);
+//! ```
 
-/// Reads a number of bytes: digits, then nothing or one of the units K, M, G, T (powers of 1024;
-/// lower case and a following `iB` are fine too).
-///
-/// # Errors
-///
-/// Says what is wrong, in words for the operator.
-pub fn parse_size(text: &str) -> Result<u64, &'static str> {
-    let unit_start = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (digits, unit) = text.split_at(unit_start);
-    if digits.is_empty() {
-        return Err("expected a number of bytes, such as 10G");
-    }
-    let shift = match unit {
-        "" | "B" => 0,
-        "K" | "k" | "KiB" => 10,
-        "M" | "m" | "MiB" => 20,
-        "G" | "g" | "GiB" => 30,
-        "T" | "t" | "TiB" => 40,
-        _ => return Err("the unit must be K, M, G or T (powers of 1024)"),
+mod arena;
+#[doc(hidden)]
+pub mod bindings;
+mod device;
+mod disk;
+mod executor;
+mod ring;
+mod size;
+mod timer;
+
+pub use bindings::wasmblk::block::host::{Level, log};
+pub use bindings::wasmblk::block::types::{Errno, Features, OpenError};
+#[doc(hidden)]
+pub use device::Calls;
+pub use disk::{Disk, Info};
+#[doc(hidden)]
+pub use ring::Batches;
+pub use size::parse_size;
+pub use timer::sleep;
+
+/// Exports a [`Disk`] as the contract `ring`.
+#[macro_export]
+macro_rules! export_ring {
+    ($disk:ty) => {
+        type WasmblkGuest = $crate::Batches<$disk>;
+        $crate::bindings::export_ring!(WasmblkGuest with_types_in $crate::bindings);
     };
-    let number: u64 = digits.parse().map_err(|_| "that is more than 2^64 bytes")?;
-    number
-        .checked_mul(1 << shift)
-        .ok_or("that is more than 2^64 bytes")
+}
+
+/// Exports a [`Disk`] as the contract `device`. Its futures must not wait.
+#[macro_export]
+macro_rules! export_device {
+    ($disk:ty) => {
+        type WasmblkGuest = $crate::Calls<$disk>;
+        $crate::bindings::device::export_device!(WasmblkGuest with_types_in $crate::bindings::device);
+    };
 }

@@ -11,4 +11,4 @@ pub use backend::Backend;
 pub use errno::Errno;
 pub use geometry::{Claims, Geometry, GeometryError, Trim, TrimClaims};
 pub use request::{Checked, Op, Request};
-pub use target::{Answer, Target};
+pub use target::{Answer, Next, Target};

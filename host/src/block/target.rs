@@ -1,5 +1,7 @@
 //! The way down for requests in flight: what takes checked requests by slot, and answers them by slot.
 
+use std::time::{Duration, Instant};
+
 use super::{Checked, Errno};
 
 /// One request's end.
@@ -18,7 +20,32 @@ pub trait Target {
     fn submit(&mut self, slot: u32, request: &Checked);
 
     /// Works on what was submitted, without waiting, and appends the answers that are ready; each
-    /// submitted slot is answered exactly once, in any order. Says whether there is more to do at once:
-    /// then `poll` is to be called again, soon.
-    fn poll(&mut self, answers: &mut Vec<Answer>) -> bool;
+    /// submitted slot is answered exactly once, in any order.
+    fn poll(&mut self, answers: &mut Vec<Answer>) -> Next;
+
+    /// Bytes of requests' data that the target copied on the host's side since the last call.
+    fn take_copied_bytes(&mut self) -> u64;
+}
+
+/// When a target is to be polled next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// When something is submitted.
+    Submitted,
+    /// At this time, or when something is submitted.
+    At(Instant),
+    /// At once: there is more to do.
+    Again,
+}
+
+impl Next {
+    /// How long to wait for something to be submitted; `None` is for ever.
+    #[must_use]
+    pub fn wait(self) -> Option<Duration> {
+        match self {
+            Next::Submitted => None,
+            Next::At(time) => Some(time.saturating_duration_since(Instant::now())),
+            Next::Again => Some(Duration::ZERO),
+        }
+    }
 }

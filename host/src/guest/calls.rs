@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::instance::Instance;
-use crate::block::{Answer, Backend, Checked, Errno, Op, Request, Target};
+use crate::block::{Answer, Backend, Checked, Errno, Next, Op, Request, Target};
 use crate::limits;
 use crate::sys::Slots;
 
@@ -13,6 +13,7 @@ pub struct Calls<B = Instance> {
     backend: B,
     slots: Slots,
     waiting: VecDeque<(u32, Request)>,
+    copied_bytes: u64,
 }
 
 impl<B: Backend> Calls<B> {
@@ -23,6 +24,7 @@ impl<B: Backend> Calls<B> {
             backend,
             slots,
             waiting,
+            copied_bytes: 0,
         }
     }
 
@@ -39,6 +41,7 @@ impl<B: Backend> Calls<B> {
             Op::Read | Op::Write => length as usize,
             _ => 0,
         };
+        self.copied_bytes += bytes as u64;
         let data = self.slots.lend(slot, bytes);
         let data = data.ok_or(Errno::EINVAL)?;
         match request.op {
@@ -58,7 +61,7 @@ impl<B: Backend> Target for Calls<B> {
     }
 
     /// A few calls at a time, so that a slow one delays few answers.
-    fn poll(&mut self, answers: &mut Vec<Answer>) -> bool {
+    fn poll(&mut self, answers: &mut Vec<Answer>) -> Next {
         for _ in 0..limits::ANSWERS_HELD_MAX {
             let Some((slot, request)) = self.waiting.pop_front() else {
                 break;
@@ -66,6 +69,14 @@ impl<B: Backend> Target for Calls<B> {
             let result = self.call(slot, &request);
             answers.push(Answer { slot, result });
         }
-        !self.waiting.is_empty()
+        if self.waiting.is_empty() {
+            Next::Submitted
+        } else {
+            Next::Again
+        }
+    }
+
+    fn take_copied_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.copied_bytes)
     }
 }

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 /// The package and the line of versions that this host speaks. Versions 0.1.x can be exchanged.
 const DEVICE: &str = "wasmblk:block/device@0.1.";
 const DEVICE_ANY_VERSION: &str = "wasmblk:block/device@";
+const RING: &str = "wasmblk:block/ring@0.1.";
+const RING_ANY_VERSION: &str = "wasmblk:block/ring@";
 const TRIM: &str = "wasmblk:block/trim@0.1.";
 const OURS: &str = "wasmblk:block/";
 
@@ -24,11 +26,15 @@ const IMPORTS: [&str; 7] = [
     "wasi:filesystem/",
 ];
 
-/// What a guest has beyond the four functions of `device`.
+/// What a guest exports.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Contract {
-    /// It exports the interface `trim`.
-    pub(super) trim: bool,
+pub(super) enum Contract {
+    /// The interface `device`.
+    Device,
+    /// `device` and `trim`.
+    DeviceWithTrim,
+    /// The interface `ring`.
+    Ring,
 }
 
 /// Holds a component's exports and imports against the WIT.
@@ -42,29 +48,39 @@ pub(super) fn check(engine: &Engine, component: &Component, name: &str) -> Resul
         .exports(engine)
         .map(|(export, _)| word(export))
         .collect();
-    if !exports.iter().any(|export| export.starts_with(DEVICE)) {
-        return Err(no_device(name, &exports));
-    }
+    let has = |start| exports.iter().any(|export| export.starts_with(start));
+    let contract = match (has(DEVICE), has(RING), has(TRIM)) {
+        (true, true, _) => {
+            return Err(Error::usage(format!(
+                "{name} exports device and ring of wasmblk:block; a guest exports one of them"
+            )));
+        }
+        (false, false, _) => return Err(no_device(name, &exports)),
+        (false, true, _) => Contract::Ring,
+        (true, false, true) => Contract::DeviceWithTrim,
+        (true, false, false) => Contract::Device,
+    };
     for (import, _) in interface.imports(engine) {
         if !IMPORTS.iter().any(|known| import.starts_with(known)) {
             return Err(refused(name, &word(import)));
         }
     }
-    Ok(Contract {
-        trim: exports.iter().any(|export| export.starts_with(TRIM)),
-    })
+    Ok(contract)
 }
 
 fn no_device(name: &str, exports: &[String]) -> Error {
     let of_ours = |start: &str| exports.iter().find(|export| export.starts_with(start));
-    let other_version = of_ours(DEVICE_ANY_VERSION).or_else(|| of_ours(OURS));
+    let other_version = of_ours(DEVICE_ANY_VERSION)
+        .or_else(|| of_ours(RING_ANY_VERSION))
+        .or_else(|| of_ours(OURS));
     Error::usage(match other_version {
         Some(export) => format!(
             "{name} exports {export}; this wasmblk speaks version 0.1: rebuild the guest with its \
              wit folder, or use a wasmblk of that version"
         ),
         None if exports.is_empty() => format!(
-            "{name} exports nothing; a guest exports wasmblk:block/device@0.1.0 (see wit/device.wit)"
+            "{name} exports nothing; a guest exports wasmblk:block/device@0.1.0 or ring@0.1.0 (see \
+             wit/)"
         ),
         None => format!(
             "{name} does not export wasmblk:block/device@0.1.0 (see wit/device.wit) but {}",

@@ -21,6 +21,9 @@ pub fn new_engine() -> Result<Engine> {
     // Not needed by component guests: memories beyond 4 GiB would have to move when they grow, and
     // relaxed SIMD computes differently on each machine.
     config.wasm_memory64(false);
+    // The kernel and the host keep addresses in a guest's memory: it may grow, and never moves.
+    config.memory_reservation(1 << 32);
+    config.memory_may_move(false);
     config.wasm_relaxed_simd(false);
     Engine::new(&config)
         .map_err(|why| Error::failed("wasmtime does not work on this machine").because(why))

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, trace, warn};
 use wasmtime::component::types::ComponentFunc;
-use wasmtime::component::{HasSelf, Linker, ResourceTable, Val};
+use wasmtime::component::{HasSelf, Linker, ResourceTable, Val, WasmList};
 use wasmtime::{Result, StoreContextMut, bail, ensure};
 use wasmtime_wasi::p2::add_to_linker_sync;
 use wasmtime_wasi::random::Deterministic;
@@ -16,14 +16,27 @@ use wasmtime_wasi::{
 use super::bindings::wasmblk::block::{host, types};
 use super::limiter::{Budget, Limiter};
 use crate::limits;
+use crate::sys::Arena;
 use crate::text::printable;
 
 /// What belongs to one instance on the host's side.
 pub(super) struct State {
     pub(super) limiter: Limiter,
+    pub(super) lent: Lent,
     log: Arc<LogGate>,
     wasi: WasiCtx,
     table: ResourceTable,
+}
+
+/// Whether a guest has lent its arena.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lent {
+    /// It may not: its `ring.open` is not running.
+    Closed,
+    /// It may.
+    Open,
+    /// It has.
+    Arena(Arena),
 }
 
 impl State {
@@ -44,6 +57,7 @@ impl State {
         table.set_max_capacity(limits::GUEST_RESOURCES_MAX);
         State {
             limiter: Limiter::new(budget),
+            lent: Lent::Closed,
             log,
             wasi,
             table,
@@ -87,7 +101,10 @@ impl WasiView for State {
 
 /// Everything that a guest may import.
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
-    host::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    // By hand: the bindings would copy the arena.
+    let mut host = linker.instance(HOST)?;
+    host.func_wrap("log", log)?;
+    host.func_wrap("lend", lend)?;
     types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     add_to_linker_sync(linker)?;
     // Waiting happens in the host, where no deadline reaches: a guest with nothing granted has
@@ -124,20 +141,35 @@ fn no_waiting(
 
 impl types::Host for State {}
 
-impl host::Host for State {
-    fn log(&mut self, level: host::Level, message: String) {
-        if !self.log.admit() {
-            return;
-        }
-        let text = printable(&message, limits::GUEST_LOG_LINE_BYTES_MAX);
-        match level {
-            host::Level::Error => error!(target: "guest", "{text}"),
-            host::Level::Warn => warn!(target: "guest", "{text}"),
-            host::Level::Info => info!(target: "guest", "{text}"),
-            host::Level::Debug => debug!(target: "guest", "{text}"),
-            host::Level::Trace => trace!(target: "guest", "{text}"),
-        }
+const HOST: &str = "wasmblk:block/host@0.1.0";
+
+#[expect(clippy::needless_pass_by_value, reason = "the linker's shape")]
+fn log(store: StoreContextMut<'_, State>, (level, message): (host::Level, String)) -> Result<()> {
+    if !store.data().log.admit() {
+        return Ok(());
     }
+    let text = printable(&message, limits::GUEST_LOG_LINE_BYTES_MAX);
+    match level {
+        host::Level::Error => error!(target: "guest", "{text}"),
+        host::Level::Warn => warn!(target: "guest", "{text}"),
+        host::Level::Info => info!(target: "guest", "{text}"),
+        host::Level::Debug => debug!(target: "guest", "{text}"),
+        host::Level::Trace => trace!(target: "guest", "{text}"),
+    }
+    Ok(())
+}
+
+fn lend(mut store: StoreContextMut<'_, State>, (list,): (WasmList<u8>,)) -> Result<()> {
+    match store.data().lent {
+        Lent::Open => {}
+        Lent::Closed => bail!("it lends memory, which only ring.open may do"),
+        Lent::Arena(_) => bail!("it lends memory twice"),
+    }
+    let Some(arena) = Arena::lent(list.as_le_slice(&store)) else {
+        bail!("the memory that it lends does not begin on a page");
+    };
+    store.data_mut().lent = Lent::Arena(arena);
+    Ok(())
 }
 
 /// Lets through so many messages a second, of all instances of a guest together.

@@ -11,6 +11,7 @@ use crate::limits;
 #[derive(Clone, Debug)]
 pub(super) struct Budget {
     free_bytes: Arc<AtomicUsize>,
+    bytes_max: usize,
 }
 
 impl Budget {
@@ -18,7 +19,13 @@ impl Budget {
         let bytes = usize::try_from(bytes_max).unwrap_or(usize::MAX);
         Budget {
             free_bytes: Arc::new(AtomicUsize::new(bytes)),
+            bytes_max: bytes,
         }
+    }
+
+    /// All of it, used or not.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
     }
 }
 

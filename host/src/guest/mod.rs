@@ -10,11 +10,15 @@ mod fault;
 mod imports;
 mod instance;
 mod limiter;
+mod loaded;
+pub mod records;
+mod ring;
 mod source;
 
 pub use calls::Calls;
 pub use compile::{Cache, compile};
 pub use engine::{Clock, new_engine};
 pub use fault::Health;
-pub use instance::{Guest, Instance, Limits, Opened, Tags};
+pub use instance::Instance;
+pub use loaded::{Guest, Limits, Opened, Tags};
 pub use source::Source;

@@ -71,9 +71,9 @@ pub fn serve_clients(listener: &Listener, wake: impl AsFd, service: Service<'_, 
         data: EventData::new_u64(0),
     }; EVENTS_MAX];
     let mut sweep_at = Instant::now() + SWEEP;
-    let mut busy = false;
+    let mut patience = SWEEP;
     loop {
-        let timeout = Timespec::try_from(if busy { Duration::ZERO } else { SWEEP }).ok();
+        let timeout = Timespec::try_from(patience).ok();
         let ready = match wait(&server.epoll, &mut events, timeout.as_ref()) {
             Err(SysErrno::INTR) => 0,
             ready => ready.doing(failed)?,
@@ -87,9 +87,9 @@ pub fn serve_clients(listener: &Listener, wake: impl AsFd, service: Service<'_, 
                 place => server.event(place, export.pool),
             }
         }
-        busy = server.turn(&mut export);
-        // A turn that found nothing has waited for this long, or a part of it.
-        if !busy && Instant::now() >= sweep_at {
+        patience = server.turn(&mut export);
+        // While there is more to do at once, overdue clients can wait.
+        if patience > Duration::ZERO && Instant::now() >= sweep_at {
             server.sweep(export.pool);
             sweep_at = Instant::now() + SWEEP;
         }
@@ -176,8 +176,8 @@ impl Server {
     }
 
     /// Takes requests of all clients that have some, lets the guest work on them, and sends what is
-    /// answered. Says whether there is more to do at once.
-    fn turn(&mut self, export: &mut Export<'_, '_>) -> bool {
+    /// answered. Says how long to wait for events.
+    fn turn(&mut self, export: &mut Export<'_, '_>) -> Duration {
         let mut first = std::mem::take(&mut self.starving);
         self.work.retain(|place| !first.contains(place));
         first.append(&mut self.work);
@@ -188,7 +188,7 @@ impl Server {
             }
         }
         let answers = &mut self.answers;
-        let more = export
+        let next = export
             .engine
             .poll(|slot, result| answers.push((slot, result)));
         self.deliver(export);
@@ -201,7 +201,10 @@ impl Server {
             }
         }
         let can_go_on = !self.starving.is_empty() && !export.pool.is_empty();
-        more || can_go_on || !self.work.is_empty()
+        if can_go_on || !self.work.is_empty() {
+            return Duration::ZERO;
+        }
+        next.wait().map_or(SWEEP, |time| time.min(SWEEP))
     }
 
     fn deliver(&mut self, export: &mut Export<'_, '_>) {

@@ -55,6 +55,7 @@ pub fn run(
     let device = Device::add(Control::open()?, &config.spec(), &geometry)?;
     let id = device.id();
     let shared = Arc::new(Shared {
+        contract: sandbox.guest.contract(),
         log: run_dir.log(id),
         info: *device.info(),
         geometry,

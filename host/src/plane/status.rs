@@ -66,6 +66,7 @@ pub struct Status {
 /// What a status is made from, shared by the threads of a data plane.
 #[derive(Debug)]
 pub(super) struct Shared {
+    pub(super) contract: &'static str,
     pub(super) config: DeviceConfig,
     pub(super) geometry: Geometry,
     pub(super) info: DevInfo,
@@ -111,7 +112,7 @@ impl Shared {
             pid: std::process::id(),
             guest: config.guest.clone(),
             digest: config.digest.clone(),
-            contract: "device".into(),
+            contract: self.contract.into(),
             options: config.options.clone(),
             size_bytes: geometry.size_bytes,
             logical_block_bytes: geometry.logical_block_bytes,

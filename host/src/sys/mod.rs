@@ -1,5 +1,6 @@
 //! The only place with `unsafe`: what Rust cannot check, behind signatures that cannot be misused.
 
+mod arena;
 mod artefact;
 mod memory;
 mod process;
@@ -8,6 +9,7 @@ mod ring;
 mod slots;
 mod socket;
 
+pub use arena::Arena;
 pub use artefact::Artefact;
 pub use process::{first_inherited_fd, set_io_flusher};
 pub use queue::QueueRing;

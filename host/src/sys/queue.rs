@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::read_volatile;
+use std::time::Duration;
 
-use io_uring::types::Fixed;
+use io_uring::types::{Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 use zerocopy::IntoBytes;
 
@@ -99,21 +100,36 @@ impl QueueRing {
         Ok(())
     }
 
-    /// Sends the answers that were committed; with `wait`, until there is a request or the end. Then
-    /// calls `arrived` with the slot and descriptor of each request that is there. Says whether to go on:
-    /// no longer when the device has stopped and the kernel has taken all its tags back.
+    /// Sends the answers that were committed, and waits until there is a request, the end, or `timeout` is
+    /// over (`None` is for ever). Then calls `arrived` with the slot and descriptor of each request that is
+    /// there. Says whether to go on: no longer when the device has stopped and the kernel has taken all its
+    /// tags back.
     ///
     /// # Errors
     ///
     /// Where the ring itself fails. The device cannot go on then.
-    pub fn turn(&mut self, wait: bool, mut arrived: impl FnMut(u32, &IoDesc)) -> io::Result<bool> {
-        match self.ring.submit_and_wait(usize::from(wait)) {
+    pub fn turn(
+        &mut self,
+        timeout: Option<Duration>,
+        mut arrived: impl FnMut(u32, &IoDesc),
+    ) -> io::Result<bool> {
+        let submitted = match timeout {
+            None => self.ring.submit_and_wait(1),
+            Some(Duration::ZERO) => self.ring.submit(),
+            Some(timeout) => {
+                let timeout = Timespec::from(timeout);
+                let until = SubmitArgs::new().timespec(&timeout);
+                self.ring.submitter().submit_with_args(1, &until)
+            }
+        };
+        match submitted {
             Ok(_) => {}
-            // A signal, or no memory at the moment: what is there is served, then it is tried again.
+            // The time is over, a signal, or no memory at the moment: what is there is served, then it is
+            // tried again.
             Err(error)
                 if matches!(
                     error.raw_os_error(),
-                    Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
+                    Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY)
                 ) => {}
             Err(error) => return Err(error),
         }

@@ -5,7 +5,9 @@ use std::io;
 use std::ptr::{NonNull, copy, copy_nonoverlapping, write_bytes};
 use std::slice::from_raw_parts_mut;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::arena::Arena;
 use super::memory::Mapping;
 
 const PAGE_BYTES: usize = 4096;
@@ -21,7 +23,16 @@ pub struct Slots {
     stride: usize,
     bytes: usize,
     count: u32,
-    memory: Arc<Mapping>,
+    memory: Arc<Memory>,
+}
+
+/// What the slots lie in.
+#[derive(Debug)]
+enum Memory {
+    /// Memory of our own, which lives as long as this.
+    Mapping(#[expect(dead_code, reason = "it is there to be dropped")] Mapping),
+    /// A guest's; its target keeps it, for ever where the flag is set.
+    Guest(AtomicBool),
 }
 
 // SAFETY: the memory belongs to the process, not to a thread; who may touch a slot at a time is the rule
@@ -44,8 +55,39 @@ impl Slots {
             stride,
             bytes,
             count,
-            memory: Arc::new(mapping),
+            memory: Arc::new(Memory::Mapping(mapping)),
         })
+    }
+
+    /// Slots in a guest's arena: the first at `offset`, the others `stride` bytes apart; `None` where they
+    /// are not all inside it and on pages. The caller keeps the guest's memory as [`Arena`] says, and for
+    /// ever once [`Slots::is_kept`].
+    #[must_use]
+    pub fn in_arena(
+        arena: &Arena,
+        offset: usize,
+        stride: usize,
+        (count, bytes): (u32, u32),
+    ) -> Option<Slots> {
+        let bytes = bytes as usize;
+        let last = stride.checked_mul(count.checked_sub(1)? as usize)?;
+        let all = last.checked_add(bytes)?;
+        let on_pages = offset.is_multiple_of(PAGE_BYTES) && stride.is_multiple_of(PAGE_BYTES);
+        let inside = offset.checked_add(all)? <= arena.bytes();
+        (on_pages && inside && stride >= bytes).then(|| Slots {
+            first: arena.at(offset, all),
+            stride,
+            bytes,
+            count,
+            memory: Arc::new(Memory::Guest(AtomicBool::new(false))),
+        })
+    }
+
+    /// Whether the kernel may still write to a guest's memory although nobody here does: then it must stay
+    /// mapped for ever.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        matches!(&*self.memory, Memory::Guest(kept) if kept.load(Relaxed))
     }
 
     /// How many there are.
@@ -108,10 +150,11 @@ impl Slots {
         unsafe { write_bytes(to.as_ptr(), 0, bytes) }
     }
 
-    /// The first bytes of a slot, for a target to work on between `submit` and its answer. `None` where
-    /// there are not so many.
+    /// The first bytes of a slot of our own, for a target to work on between `submit` and its answer.
+    /// `None` where there are not so many.
     pub fn lend(&mut self, slot: u32, bytes: usize) -> Option<&mut [u8]> {
-        if slot >= self.count || bytes > self.bytes {
+        let ours = matches!(&*self.memory, Memory::Mapping(_));
+        if !ours || slot >= self.count || bytes > self.bytes {
             return None;
         }
         let data = self.at(slot, 0, bytes);
@@ -120,8 +163,13 @@ impl Slots {
         Some(unsafe { from_raw_parts_mut(data.as_ptr(), bytes) })
     }
 
-    /// Keeps the memory for ever: the kernel may still write to it.
+    /// Has the memory kept for ever: the kernel may still write to it.
     pub(super) fn keep(&self) {
-        Box::leak(Box::new(Arc::clone(&self.memory)));
+        match &*self.memory {
+            Memory::Mapping(_) => {
+                Box::leak(Box::new(Arc::clone(&self.memory)));
+            }
+            Memory::Guest(kept) => kept.store(true, Relaxed),
+        }
     }
 }

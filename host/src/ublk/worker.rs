@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::abi::{DevInfo, IoDesc};
 use super::{decode, encode};
-use crate::block::Errno;
+use crate::block::{Errno, Next};
 use crate::serve::Engine;
 use crate::sys::{QueueRing, Slots};
 
@@ -30,10 +30,10 @@ pub fn fetch(device: &File, info: &DevInfo, queues: &[u16], slots: Slots) -> io:
 /// Where the ring fails: requests may be without an answer then until the process ends.
 pub fn serve_queues(mut ring: QueueRing, engine: &mut Engine<'_>) -> io::Result<()> {
     let mut refused = Vec::new();
-    let mut more = false;
+    let mut next = Next::Submitted;
     loop {
         let mut batch = 0;
-        let go_on = ring.turn(!more, |slot, desc| {
+        let go_on = ring.turn(next.wait(), |slot, desc| {
             batch += 1;
             if let Err(errno) = begin(engine, slot, desc) {
                 engine.stats().count_error();
@@ -47,7 +47,7 @@ pub fn serve_queues(mut ring: QueueRing, engine: &mut Engine<'_>) -> io::Result<
         for (slot, errno) in refused.drain(..) {
             ring.commit(slot, encode::result(Err(errno)))?;
         }
-        more = answer(&mut ring, engine)?;
+        next = answer(&mut ring, engine)?;
     }
 }
 
@@ -58,7 +58,7 @@ fn begin(engine: &mut Engine<'_>, slot: u32, desc: &IoDesc) -> Result<(), Errno>
 
 /// Lets the guest work, and commits what it answers. A panic is a mistake of ours: it costs the requests
 /// in hand, not the device.
-fn answer(ring: &mut QueueRing, engine: &mut Engine<'_>) -> io::Result<bool> {
+fn answer(ring: &mut QueueRing, engine: &mut Engine<'_>) -> io::Result<Next> {
     let mut outcome = Ok(());
     let mut commit = |slot, result| {
         if let Err(error) = ring.commit(slot, encode::result(result)) {
@@ -66,9 +66,9 @@ fn answer(ring: &mut QueueRing, engine: &mut Engine<'_>) -> io::Result<bool> {
         }
     };
     let polled = catch_unwind(AssertUnwindSafe(|| engine.poll(&mut commit)));
-    let more = polled.unwrap_or_else(|_| {
+    let next = polled.unwrap_or_else(|_| {
         engine.abandon(&mut commit);
-        false
+        Next::Submitted
     });
-    outcome.map(|()| more)
+    outcome.map(|()| next)
 }

@@ -1,0 +1,6 @@
+//! The guest `null` as the contract `device`, for tests and benches: the same source, another last line.
+
+#[path = "../../null/src/disk.rs"]
+mod disk;
+
+wasmblk_guest::export_device!(disk::Null);

@@ -1,0 +1,249 @@
+//! The contract `ring`: its bytes, and guests that break it.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+use tests::bed::in_bed;
+use tests::disk::{Disk, fio};
+use tests::uml::Machine;
+use wasmblk::block::{Backend, Errno, Op, Request};
+use wasmblk::guest::records::{Action, NoAction, action, request_event, timer_event};
+
+use crate::direct::Direct;
+
+#[test]
+fn events_as_the_wit_has_them() {
+    let request = Request {
+        op: Op::WriteZeroes,
+        offset: 0x0102_0304_0506_0708,
+        length: 0x1112_1314,
+        fua: true,
+        may_discard: true,
+    };
+    #[rustfmt::skip]
+    let record = [
+        4, 0, 0, 0,                 // write-zeroes
+        0x24, 0x23, 0, 0,           // the tag
+        8, 7, 6, 5, 4, 3, 2, 1,     // where
+        0x14, 0x13, 0x12, 0x11,     // how long
+        3, 0, 0, 0,                 // FUA, may-discard
+        0, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    assert_eq!(request_event(0x2324, &request), record);
+    for (kind, op) in [
+        (0, Op::Read),
+        (1, Op::Write),
+        (2, Op::Flush),
+        (3, Op::Discard),
+    ] {
+        let record = request_event(7, &Request { op, ..request });
+        assert_eq!(record[..8], [kind, 0, 0, 0, 7, 0, 0, 0], "{op:?}");
+    }
+    let mut timer = [0; 32];
+    timer[0] = 16;
+    timer[4] = 9;
+    assert_eq!(timer_event(9), timer);
+}
+
+#[test]
+fn actions_as_the_wit_has_them() {
+    let mut record = [0; 32];
+    record[4] = 5;
+    let done = Action::Complete {
+        tag: 5,
+        result: Ok(()),
+    };
+    assert_eq!(action(&record), Ok(done));
+    for (status, errno) in [
+        (1, Errno::EIO),
+        (2, Errno::ENOSPC),
+        (3, Errno::EINVAL),
+        (4, Errno::EOPNOTSUPP),
+        (5, Errno::EROFS),
+        (6, Errno::ETIMEDOUT),
+        (7, Errno::ENODATA),
+        (8, Errno::EILSEQ),
+    ] {
+        record[16] = status;
+        let result = Err(errno);
+        assert_eq!(action(&record), Ok(Action::Complete { tag: 5, result }));
+    }
+    record[16] = 9;
+    assert_eq!(action(&record), Err(NoAction::Status(9)));
+    #[rustfmt::skip]
+    let timer = [
+        16, 0, 0, 0,                // a timer
+        3, 0, 0, 0,                 // its token
+        1, 2, 0, 0, 0, 0, 0, 0,     // after 513 ms
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    let expected = Action::Timer {
+        token: 3,
+        after_ms: 513,
+    };
+    assert_eq!(action(&timer), Ok(expected));
+    for kind in [1, 15, 17, 255] {
+        let mut record = [0; 32];
+        record[0] = kind;
+        assert_eq!(action(&record), Err(NoAction::Kind(kind.into())));
+    }
+}
+
+#[test]
+fn a_lie_in_open_is_an_error_that_names_it() {
+    for (lie, says) in [
+        ("no-lend", "lent no memory"),
+        ("lend-nothing", "page"),
+        ("lend-unaligned", "page"),
+        ("lend-twice", "twice"),
+        ("version", "version 2"),
+        ("events-beyond", "events or actions"),
+        ("events-max", "events or actions"),
+        ("events-odd", "events or actions"),
+        ("actions-beyond", "events or actions"),
+        ("actions-odd", "events or actions"),
+        ("actions-none", "actions-max"),
+        ("actions-many", "actions-max"),
+        ("ops-many", "ops-max"),
+        ("slots-beyond", "slots"),
+        ("slots-max", "slots"),
+        ("slots-odd", "slots"),
+        ("stride-short", "slots"),
+        ("stride-none", "slots"),
+        ("stride-max", "slots"),
+        ("open-trap", "gave up"),
+    ] {
+        let error = Direct::open("rogue", &[("lie", lie)]).err();
+        let chain = error.unwrap_or_else(|| panic!("{lie} is taken")).chain();
+        assert!(chain.contains(says), "{lie}: {chain}");
+    }
+}
+
+#[test]
+fn a_lie_in_poll_is_the_end_of_the_guest() {
+    for (lie, says) in [
+        ("twice", "does not have"),
+        ("another-tag", "does not have"),
+        ("tag-beyond", "does not have"),
+        ("tag-max", "does not have"),
+        ("kind", "no action"),
+        ("store-kind", "no action"),
+        ("status", "no action"),
+        ("status-max", "no action"),
+        ("never", "waits for nothing"),
+        ("token-beyond", "token"),
+        ("token-twice", "token"),
+        ("count", "actions"),
+        ("count-max", "actions"),
+        ("lend-again", "only ring.open"),
+        ("trap", "gave up"),
+        ("spin", "deadline"),
+        ("timers-only", "longer than its deadline"),
+        ("more-only", "longer than its deadline"),
+    ] {
+        let mut disk = Direct::open("rogue", &[("lie", lie)]).expect("it opens");
+        let begin = Instant::now();
+        // Twice the right answer may come through before the wrong one is seen.
+        let first = disk.read(0, &mut [1; 512]);
+        assert!(
+            first == Err(Errno::EIO) || lie == "twice",
+            "{lie}: {first:?}"
+        );
+        assert!(begin.elapsed() < Duration::from_secs(10), "{lie}");
+        let reason = disk.health.reason().unwrap_or_default();
+        assert!(reason.contains(says), "{lie}: {reason}");
+        assert_eq!(disk.read(4096, &mut [1; 512]), Err(Errno::EIO), "{lie}");
+    }
+}
+
+#[test]
+fn what_looks_odd_and_is_allowed() {
+    for lie in ["", "late", "grow", "scribble", "timer-for-ever"] {
+        let mut disk = Direct::open("rogue", &[("lie", lie)]).expect("it opens");
+        let begin = Instant::now();
+        let mut data = [1; 4096];
+        disk.read(0, &mut data).expect("read");
+        if lie == "late" {
+            assert!(begin.elapsed() >= Duration::from_millis(50), "a timer");
+        }
+        if lie != "scribble" {
+            assert_eq!(data, [0; 4096], "{lie}");
+        }
+        disk.write(4096, &[7; 4096], false).expect("write");
+        disk.flush().expect("flush");
+        assert!(!disk.health.has_failed(), "{lie}");
+    }
+}
+
+#[test]
+fn over_ublk_the_host_copies_nothing() {
+    in_bed(&Machine::default(), || {
+        for (guest, copies) in [("memory", false), ("memory-device", true)] {
+            let disk = Disk::add(guest, &["--set", "size=32M"]);
+            let contract = disk.info("/contract");
+            assert_eq!(contract, if copies { "device" } else { "ring" });
+            let jobs = ["--rw=randrw", "--bs=4k", "--size=32m", "--iodepth=32"];
+            fio(&disk.path, &[&jobs[..], &["--verify=crc32c"]].concat());
+            let copied: u64 = disk.info("/stats/copied_bytes").parse().expect("a number");
+            let moved: u64 = disk.info("/stats/written_bytes").parse().expect("a number");
+            assert!(moved >= 16 << 20, "{moved} bytes were written");
+            assert_eq!(copied > 0, copies, "{guest} copied {copied} bytes");
+            disk.del();
+        }
+    });
+}
+
+#[test]
+fn a_trap_with_requests_under_way_answers_them_all() {
+    in_bed(&Machine::default(), || {
+        for lie in ["trap", "twice", "never", "spin", "grow"] {
+            let words = format!("lie={lie}");
+            let disk = Disk::add("rogue", &["--set", &words, "--deadline", "1"]);
+            // Reads and writes at once, deep: whatever becomes of them, each has an end.
+            let file = format!("--filename={}", disk.path.display());
+            let _ = Command::new("fio")
+                .args(["--name=test", &file, "--direct=1", "--ioengine=io_uring"])
+                .args([
+                    "--rw=randrw",
+                    "--bs=4k",
+                    "--size=4m",
+                    "--iodepth=64",
+                    "--thread",
+                ])
+                .args(["--continue_on_error=all", "--max_latency=0"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .expect("fio runs");
+            let state = disk.info("/state");
+            assert_eq!(
+                state,
+                if lie == "grow" { "live" } else { "failed" },
+                "{lie}"
+            );
+            disk.del();
+        }
+    });
+}
+
+proptest! {
+    /// Whatever a guest writes, it is an action or it is not: nothing else happens.
+    #[test]
+    fn no_record_confuses_the_parser(record in any::<[u8; 32]>(), small in any::<[u8; 3]>()) {
+        let _ = action(&record);
+        // Most random kinds are none: these come close.
+        let mut near = record;
+        near[..4].copy_from_slice(&[small[0] % 20, 0, 0, 0]);
+        near[16..20].copy_from_slice(&[small[1] % 12, 0, 0, 0]);
+        match action(&near) {
+            Ok(Action::Complete { tag, .. }) => {
+                prop_assert_eq!(near[0], 0);
+                prop_assert_eq!(tag.to_le_bytes(), [near[4], near[5], near[6], near[7]]);
+            }
+            Ok(Action::Timer { .. }) => prop_assert_eq!(near[0], 16),
+            Err(NoAction::Kind(kind)) => prop_assert!(kind != 0 && kind != 16),
+            Err(NoAction::Status(status)) => prop_assert!(status > 8),
+        }
+    }
+}
