@@ -144,7 +144,7 @@ impl Backend for Node {
 #[test]
 fn over_ublk_every_contract_makes_the_same_disks() {
     in_bed(&Machine::default(), || {
-        for name in ["memory", "memory-device"] {
+        for name in ["memory", "memory-device", "memory-c"] {
             let disk = Disk::add(name, &["--set", "size=128K"]);
             let open = || OpenOptions::new().read(true).write(true).open(&disk.path);
             for steps in fixed_streams(40) {
@@ -157,11 +157,12 @@ fn over_ublk_every_contract_makes_the_same_disks() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    // Each case opens and compiles every guest.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(12) })]
 
     #[test]
     fn every_contract_makes_the_same_disks(steps in vec(step(), 1..60)) {
-        for name in ["memory", "memory-device"] {
+        for name in ["memory", "memory-device", "memory-c"] {
             let mut disk = Direct::open(name, &[("size", "128K")]).expect("it opens");
             run_all(&mut disk, &steps);
         }

@@ -8,9 +8,26 @@ use tests::bed::in_bed;
 use tests::disk::{Disk, fio};
 use tests::uml::Machine;
 use wasmblk::block::{Backend, Errno, Op, Request};
-use wasmblk::guest::records::{Action, NoAction, action, request_event, timer_event};
+use wasmblk::guest::records::{Action, NoAction, Record, action, request_event, timer_event};
 
 use crate::direct::Direct;
+
+/// A record as it stands in memory.
+fn bytes(record: Record) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (chunk, word) in bytes.chunks_mut(8).zip(record) {
+        chunk.copy_from_slice(&u64::from_le(word).to_le_bytes());
+    }
+    bytes
+}
+
+fn words(bytes: &[u8; 32]) -> Record {
+    let mut words = bytes.chunks(8).map(|chunk| {
+        let chunk = chunk.try_into().expect("8 bytes");
+        u64::from_le_bytes(chunk).to_le()
+    });
+    std::array::from_fn(|_| words.next().expect("4 words"))
+}
 
 #[test]
 fn events_as_the_wit_has_them() {
@@ -30,20 +47,20 @@ fn events_as_the_wit_has_them() {
         3, 0, 0, 0,                 // FUA, may-discard
         0, 0, 0, 0, 0, 0, 0, 0,
     ];
-    assert_eq!(request_event(0x2324, &request), record);
+    assert_eq!(bytes(request_event(0x2324, &request)), record);
     for (kind, op) in [
         (0, Op::Read),
         (1, Op::Write),
         (2, Op::Flush),
         (3, Op::Discard),
     ] {
-        let record = request_event(7, &Request { op, ..request });
+        let record = bytes(request_event(7, &Request { op, ..request }));
         assert_eq!(record[..8], [kind, 0, 0, 0, 7, 0, 0, 0], "{op:?}");
     }
     let mut timer = [0; 32];
     timer[0] = 16;
     timer[4] = 9;
-    assert_eq!(timer_event(9), timer);
+    assert_eq!(bytes(timer_event(9)), timer);
 }
 
 #[test]
@@ -54,7 +71,7 @@ fn actions_as_the_wit_has_them() {
         tag: 5,
         result: Ok(()),
     };
-    assert_eq!(action(&record), Ok(done));
+    assert_eq!(action(&words(&record)), Ok(done));
     for (status, errno) in [
         (1, Errno::EIO),
         (2, Errno::ENOSPC),
@@ -67,10 +84,13 @@ fn actions_as_the_wit_has_them() {
     ] {
         record[16] = status;
         let result = Err(errno);
-        assert_eq!(action(&record), Ok(Action::Complete { tag: 5, result }));
+        assert_eq!(
+            action(&words(&record)),
+            Ok(Action::Complete { tag: 5, result })
+        );
     }
     record[16] = 9;
-    assert_eq!(action(&record), Err(NoAction::Status(9)));
+    assert_eq!(action(&words(&record)), Err(NoAction::Status(9)));
     #[rustfmt::skip]
     let timer = [
         16, 0, 0, 0,                // a timer
@@ -82,11 +102,31 @@ fn actions_as_the_wit_has_them() {
         token: 3,
         after_ms: 513,
     };
-    assert_eq!(action(&timer), Ok(expected));
+    assert_eq!(action(&words(&timer)), Ok(expected));
     for kind in [1, 15, 17, 255] {
         let mut record = [0; 32];
         record[0] = kind;
-        assert_eq!(action(&record), Err(NoAction::Kind(kind.into())));
+        assert_eq!(action(&words(&record)), Err(NoAction::Kind(kind.into())));
+    }
+}
+
+#[test]
+fn a_guest_in_c_is_a_disk() {
+    let mut disk = Direct::open("memory-c", &[("size", "8M")]).expect("it opens");
+    assert_eq!(disk.geometry.size_bytes, 8 << 20);
+    let data: Vec<u8> = (0..=250).cycle().take(300 << 10).collect();
+    disk.write(4096, &data, false).expect("write");
+    let mut back = vec![1; data.len()];
+    disk.read(4096, &mut back).expect("read");
+    assert!(back == data);
+    disk.write_zeroes(8192, 4096, true).expect("write-zeroes");
+    disk.read(8192, &mut back[..4096]).expect("read");
+    assert_eq!(back[..4096], [0; 4096]);
+    disk.flush().expect("flush");
+    for (value, says) in [("1Q", "such as 64M"), ("3G", "more memory")] {
+        let error = Direct::open("memory-c", &[("size", value)]).err();
+        let chain = error.expect("it is refused").chain();
+        assert!(chain.contains(says), "{value}: {chain}");
     }
 }
 
@@ -231,12 +271,12 @@ proptest! {
     /// Whatever a guest writes, it is an action or it is not: nothing else happens.
     #[test]
     fn no_record_confuses_the_parser(record in any::<[u8; 32]>(), small in any::<[u8; 3]>()) {
-        let _ = action(&record);
+        let _ = action(&words(&record));
         // Most random kinds are none: these come close.
         let mut near = record;
         near[..4].copy_from_slice(&[small[0] % 20, 0, 0, 0]);
         near[16..20].copy_from_slice(&[small[1] % 12, 0, 0, 0]);
-        match action(&near) {
+        match action(&words(&near)) {
             Ok(Action::Complete { tag, .. }) => {
                 prop_assert_eq!(near[0], 0);
                 prop_assert_eq!(tag.to_le_bytes(), [near[4], near[5], near[6], near[7]]);

@@ -151,6 +151,13 @@ pub const NBD_TLS_BYTES_MAX: usize = 256 << 10;
 /// Requests of all NBD clients of a device together that are in the guest's hands, or hold data.
 pub const NBD_DEPTH: u16 = 128;
 
+/// How long the NBD server looks for a client's next request before it sleeps: what a client takes to get
+/// a reply and send the next request, and waking up costs about as much.
+pub const NBD_LOOK_TIME: Duration = Duration::from_micros(50);
+
+/// How often at most it sleeps at once after looking has not paid.
+pub const NBD_SKIPS_MAX: u32 = 1023;
+
 /// NBD clients at a time.
 pub const NBD_CONNECTIONS_MAX: usize = 64;
 

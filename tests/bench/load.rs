@@ -19,6 +19,8 @@ pub(crate) struct Load {
     /// Requests in flight on each connection.
     pub(crate) depth: usize,
     pub(crate) connections: usize,
+    /// Requests that fio sends and takes together; 1 leaves it to fio. Our own client always does.
+    pub(crate) batch: usize,
     /// The part of the device that is used, in bytes.
     pub(crate) span: u64,
 }

@@ -8,11 +8,15 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod call;
+mod fio;
 mod load;
+mod native;
 mod nbd;
 mod report;
 mod responder;
 mod server;
+mod ublk;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
@@ -25,6 +29,18 @@ struct Cli {
 enum Bench {
     /// The same guests over NBD as nbdkit's and QEMU's servers, over unix sockets, with the same client.
     Nbd(nbd::Options),
+    /// Nanoseconds for each request that a guest is called with, by contract and batch, beside a native
+    /// function.
+    Call(call::Options),
+    /// The null and memory guests as ublk devices beside rublk's and the kernel's null devices and a native
+    /// loop, in the fast test bed.
+    Ublk(ublk::Options),
+    /// The part of 'ublk' that runs in the bed.
+    #[command(hide = true)]
+    UblkInBed(ublk::Options),
+    /// Serves a ublk device that answers at once: our loop without a guest.
+    #[command(hide = true)]
+    NativeNull,
     /// A server that does as little as a server can: what a client can reach at most.
     #[command(hide = true)]
     Responder {
@@ -36,6 +52,10 @@ enum Bench {
 fn main() -> ExitCode {
     let result = match Cli::parse().bench {
         Bench::Nbd(options) => nbd::run(&options),
+        Bench::Call(options) => call::run(&options),
+        Bench::Ublk(options) => ublk::run(&options),
+        Bench::UblkInBed(options) => ublk::run_in_bed(&options),
+        Bench::NativeNull => native::serve(),
         Bench::Responder { socket } => responder::run(&socket),
     };
     match result {

@@ -2,16 +2,14 @@
 //! sockets.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use serde_json::Value;
-use tests::command::output;
 use tests::steps::say;
 use tests::{install, paths};
 
+use crate::fio;
 use crate::load::{self, Load};
 use crate::report::{self, Row};
 use crate::server::{Folder, Server};
@@ -74,6 +72,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bytes: 1 << 20,
         depth: 4,
         connections: 1,
+        batch: 1,
         span: SPAN,
     };
     for server in &servers {
@@ -91,7 +90,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             for (server, figure) in servers.iter().zip(round) {
                 *figure = match options.client {
                     Client::Batch => load::run(&server.socket, &load, time),
-                    Client::Fio => fio(&server.socket, &load, time),
+                    Client::Fio => {
+                        let socket = server.socket.display();
+                        let uri = format!("--uri=nbd+unix:///?socket={socket}");
+                        fio::run(&["--ioengine=nbd", &uri], &load, time)
+                    }
                 }
                 .with_context(|| format!("{}: {name}", server.name))?;
             }
@@ -176,6 +179,7 @@ fn cases() -> Vec<(String, Load)> {
                         bytes,
                         depth,
                         connections,
+                        batch: 1,
                         span: SPAN,
                     };
                     cases.push((name, load));
@@ -184,37 +188,4 @@ fn cases() -> Vec<(String, Load)> {
         }
     }
     cases
-}
-
-/// Requests per second as fio's nbd engine reaches them.
-fn fio(socket: &Path, load: &Load, time: Duration) -> Result<f64> {
-    let what = match (load.random, load.write) {
-        (true, false) => "randread",
-        (true, true) => "randwrite",
-        (false, false) => "read",
-        (false, true) => "write",
-    };
-    let text = output(Command::new("fio").args([
-        "--name=bench",
-        "--ioengine=nbd",
-        &format!("--uri=nbd+unix:///?socket={}", socket.display()),
-        &format!("--rw={what}"),
-        &format!("--bs={}", load.bytes),
-        &format!("--iodepth={}", load.depth),
-        &format!("--numjobs={}", load.connections),
-        &format!("--size={SPAN}"),
-        &format!("--runtime={}ms", time.as_millis()),
-        "--time_based",
-        "--norandommap",
-        "--group_reporting",
-        "--thread",
-        "--output-format=json",
-    ]))?;
-    let json = text.find('{').context("fio printed no JSON")?;
-    let value: Value = serde_json::from_str(&text[json..])?;
-    let side = if load.write { "write" } else { "read" };
-    value
-        .pointer(&format!("/jobs/0/{side}/iops"))
-        .and_then(Value::as_f64)
-        .context("fio told no IOPS")
 }

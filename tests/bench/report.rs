@@ -3,14 +3,14 @@
 use std::fmt::Write;
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One case against one peer. A ratio above 1 means that we are better, whatever the metric.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
-    pub(crate) bench: &'static str,
+    pub(crate) bench: String,
     pub(crate) case: String,
-    pub(crate) metric: &'static str,
+    pub(crate) metric: String,
     pub(crate) peer: String,
     /// Medians of the rounds.
     pub(crate) ours: f64,
@@ -28,7 +28,7 @@ pub(crate) struct Row {
 impl Row {
     /// Makes a row of rounds: pairs of our figure and the peer's. `more_is_better` tells the metric.
     pub(crate) fn new(
-        (bench, metric): (&'static str, &'static str),
+        (bench, metric): (&str, &str),
         case: &str,
         peer: &str,
         rounds: &[(f64, f64)],
@@ -44,9 +44,9 @@ impl Row {
         let ratios = sorted(rounds.iter().map(ratio));
         let (low, high) = interval(&ratios);
         Row {
-            bench,
+            bench: bench.to_owned(),
             case: case.to_owned(),
-            metric,
+            metric: metric.to_owned(),
             peer: peer.to_owned(),
             ours: median(&sorted(rounds.iter().map(|round| round.0))),
             theirs: median(&sorted(rounds.iter().map(|round| round.1))),

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use wit_component::ComponentEncoder;
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
 
-use crate::apt::Suite;
+use crate::apt::{self, Suite};
 use crate::command::output;
 use crate::{paths, steps};
 
@@ -52,7 +53,35 @@ pub fn build() -> Result<()> {
         UNKNOWN
     };
     compile(target, &names)?;
-    names.iter().try_for_each(|name| finish(target, name, name))
+    names
+        .iter()
+        .try_for_each(|name| finish(target, name, name))?;
+    build_c("memory")
+}
+
+/// Builds the guest `NAME-c`, whose source is `guests/NAME-c/NAME.c`.
+fn build_c(name: &str) -> Result<()> {
+    apt::install(&[("clang-14", "clang-14"), ("wasm-ld-14", "lld-14")])?;
+    let guests = paths::root().join("guests");
+    let built = paths::target()
+        .join("guests")
+        .join(format!("{name}-c.core"));
+    output(
+        Command::new("clang-14")
+            .args(["--target=wasm32", "-O2", "-nostdlib", "-mbulk-memory"])
+            .args(["-Wall", "-Wextra", "-Werror", "-Wl,--no-entry", "-I"])
+            .arg(guests.join("sdk-c"))
+            .arg("-o")
+            .arg(&built)
+            .arg(guests.join(format!("{name}-c/{name}.c"))),
+    )?;
+    let mut module = fs::read(&built)?;
+    let mut resolve = Resolve::default();
+    let (package, _) = resolve.push_path(paths::root().join("wit"))?;
+    let world = resolve.select_world(&[package], Some("ring-disk"))?;
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
+    fs::write(&built, module)?;
+    encode(&built, &paths::guest(&format!("{name}-c")))
 }
 
 /// Builds one guest as `NAME-wasip2`, for the tests of what such components import.

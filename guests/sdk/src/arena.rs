@@ -4,7 +4,10 @@
 use crate::bindings::exports::wasmblk::block::ring::{Layout, Shape};
 
 /// Bytes of an event and of an action.
-pub(crate) const RECORD_BYTES: usize = 32;
+const RECORD_BYTES: usize = 32;
+
+/// An event or action. This machine is little endian, as the layout is.
+pub(crate) type Record = [u64; RECORD_BYTES / 8];
 
 const PAGE_BYTES: usize = 4096;
 
@@ -68,18 +71,18 @@ impl Arena {
         lend(unsafe { std::slice::from_raw_parts(self.base as *const u8, self.bytes) })
     }
 
-    pub(crate) fn event(&self, index: usize) -> [u8; RECORD_BYTES] {
+    pub(crate) fn event(&self, index: usize) -> Record {
         debug_assert!(index < self.depth + self.ops_max);
         let record = self.base + self.events + index * RECORD_BYTES;
         // SAFETY: inside the arena; the host does not write while this guest runs.
-        unsafe { (record as *const [u8; RECORD_BYTES]).read() }
+        unsafe { (record as *const Record).read() }
     }
 
-    pub(crate) fn put_action(&self, index: usize, record: &[u8; RECORD_BYTES]) {
+    pub(crate) fn put_action(&self, index: usize, record: &Record) {
         assert!(index < self.depth + self.ops_max, "there is room");
         let place = self.base + self.actions + index * RECORD_BYTES;
         // SAFETY: inside the arena; the host does not look while this guest runs.
-        unsafe { (place as *mut [u8; RECORD_BYTES]).write(*record) };
+        unsafe { (place as *mut Record).write(*record) };
     }
 
     /// The data of a request.

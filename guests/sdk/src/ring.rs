@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::marker::PhantomData;
 
-use crate::arena::{Arena, RECORD_BYTES};
+use crate::arena::{Arena, Record};
 use crate::bindings::exports::wasmblk::block::ring::{self, Shape};
 use crate::bindings::wasmblk::block::host::{Level, lend, log};
 use crate::disk::Disk;
@@ -113,15 +113,12 @@ async fn serve<D: Disk>(disk: &'static D, request: Request) -> Result<(), Errno>
 }
 
 impl<D, F: Future<Output = Result<(), Errno>>> Server<D, F> {
-    fn event(&mut self, record: &[u8; RECORD_BYTES]) {
-        let number = |at: usize| {
-            u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]])
-        };
-        let (kind, tag) = (number(0), number(4));
+    fn event(&mut self, [head, offset, size, _]: Record) {
+        let (kind, tag) = (head as u32, (head >> 32) as u32);
         if kind == TIMER {
             return timer::due(tag);
         }
-        let length = number(16);
+        let (length, flags) = (size as u32, (size >> 32) as u32);
         let data_bytes = if kind == READ || kind == WRITE {
             length
         } else {
@@ -129,9 +126,9 @@ impl<D, F: Future<Output = Result<(), Errno>>> Server<D, F> {
         };
         let request = Request {
             kind,
-            offset: u64::from(number(8)) | u64::from(number(12)) << 32,
+            offset,
             length,
-            flags: number(20),
+            flags,
             data: self.arena.slot(tag as usize, data_bytes as usize),
         };
         let future = (self.serve)(self.disk, request);
@@ -145,18 +142,14 @@ impl<D, F: Future<Output = Result<(), Errno>>> Poll for Server<D, F> {
     fn poll(&mut self, events: u32) -> u32 {
         self.actions = 0;
         for index in 0..events as usize {
-            let record = self.arena.event(index);
-            self.event(&record);
+            self.event(self.arena.event(index));
         }
         let (arena, actions) = (&self.arena, &mut self.actions);
         self.executor
             .go_on_with_woken(|tag, result| complete(arena, actions, tag as u32, result));
         timer::take_new(|token, after_ms| {
-            let mut record = [0; RECORD_BYTES];
-            record[0..4].copy_from_slice(&TIMER.to_le_bytes());
-            record[4..8].copy_from_slice(&token.to_le_bytes());
-            record[8..16].copy_from_slice(&after_ms.to_le_bytes());
-            arena.put_action(*actions, &record);
+            let head = u64::from(TIMER) | u64::from(token) << 32;
+            arena.put_action(*actions, &[head, after_ms, 0, 0]);
             *actions += 1;
         });
         // Fewer than 2^31, as there is a record for each.
@@ -167,11 +160,8 @@ impl<D, F: Future<Output = Result<(), Errno>>> Poll for Server<D, F> {
 fn complete(arena: &Arena, actions: &mut usize, tag: u32, result: Result<(), Errno>) {
     let status = match result {
         Ok(()) => 0,
-        Err(errno) => 1 + errno as u32,
+        Err(errno) => 1 + errno as u64,
     };
-    let mut record = [0; RECORD_BYTES];
-    record[4..8].copy_from_slice(&tag.to_le_bytes());
-    record[16..20].copy_from_slice(&status.to_le_bytes());
-    arena.put_action(*actions, &record);
+    arena.put_action(*actions, &[u64::from(tag) << 32, 0, status, 0]);
     *actions += 1;
 }

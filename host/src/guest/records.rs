@@ -51,9 +51,23 @@ pub enum NoAction {
     Status(u32),
 }
 
+/// An event or action as words of 8 bytes; each word is little endian in memory.
+pub type Record = [u64; RECORD_BYTES / 8];
+
+/// Two fields of 4 bytes beside each other.
+fn pair(first: u32, second: u32) -> u64 {
+    u64::from(first) | u64::from(second) << 32
+}
+
+/// The two fields of 4 bytes of a word.
+#[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+fn halves(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
+
 /// The event of a request.
 #[must_use]
-pub fn request_event(tag: u32, request: &Request) -> [u8; RECORD_BYTES] {
+pub fn request_event(tag: u32, request: &Request) -> Record {
     let kind = match request.op {
         Op::Read => KIND_READ,
         Op::Write => KIND_WRITE,
@@ -68,22 +82,14 @@ pub fn request_event(tag: u32, request: &Request) -> [u8; RECORD_BYTES] {
     if request.may_discard {
         flags |= FLAG_MAY_DISCARD;
     }
-    let mut record = [0; RECORD_BYTES];
-    record[0..4].copy_from_slice(&kind.to_le_bytes());
-    record[4..8].copy_from_slice(&tag.to_le_bytes());
-    record[8..16].copy_from_slice(&request.offset.to_le_bytes());
-    record[16..20].copy_from_slice(&request.length.to_le_bytes());
-    record[20..24].copy_from_slice(&flags.to_le_bytes());
-    record
+    let (place, size) = (pair(kind, tag), pair(request.length, flags));
+    [place, request.offset, size, 0].map(u64::to_le)
 }
 
 /// The event of a timer that is due.
 #[must_use]
-pub fn timer_event(token: u32) -> [u8; RECORD_BYTES] {
-    let mut record = [0; RECORD_BYTES];
-    record[0..4].copy_from_slice(&KIND_TIMER.to_le_bytes());
-    record[4..8].copy_from_slice(&token.to_le_bytes());
-    record
+pub fn timer_event(token: u32) -> Record {
+    [pair(KIND_TIMER, token), 0, 0, 0].map(u64::to_le)
 }
 
 /// Reads an action.
@@ -91,20 +97,18 @@ pub fn timer_event(token: u32) -> [u8; RECORD_BYTES] {
 /// # Errors
 ///
 /// Where it is none of this version.
-pub fn action(record: &[u8; RECORD_BYTES]) -> Result<Action, NoAction> {
-    let number = |at: usize| {
-        u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]])
-    };
-    match number(0) {
-        ACTION_COMPLETE => Ok(Action::Complete {
-            tag: number(4),
-            result: status(number(16))?,
+pub fn action(record: &Record) -> Result<Action, NoAction> {
+    let [head, time, result, _] = record.map(u64::from_le);
+    match halves(head) {
+        (ACTION_COMPLETE, tag) => Ok(Action::Complete {
+            tag,
+            result: status(halves(result).0)?,
         }),
-        KIND_TIMER => Ok(Action::Timer {
-            token: number(4),
-            after_ms: u64::from(number(8)) | u64::from(number(12)) << 32,
+        (KIND_TIMER, token) => Ok(Action::Timer {
+            token,
+            after_ms: time,
         }),
-        kind => Err(NoAction::Kind(kind)),
+        (kind, _) => Err(NoAction::Kind(kind)),
     }
 }
 

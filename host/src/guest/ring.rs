@@ -9,7 +9,7 @@ use super::bindings::exports::wasmblk::block::ring;
 use super::imports::{Lent, State};
 use super::instance::Session;
 use super::loaded::claims;
-use super::records::{self, Action, RECORD_BYTES};
+use super::records::{self, Action, RECORD_BYTES, Record};
 use crate::block::{Answer, Checked, Claims, Errno, Geometry, Next, Target};
 use crate::limits;
 use crate::sys::{Arena, Slots};
@@ -174,7 +174,7 @@ impl Ring {
         self.session.as_ref().is_none_or(Session::has_failed)
     }
 
-    fn push_event(&mut self, record: &[u8; RECORD_BYTES]) {
+    fn push_event(&mut self, record: &Record) {
         // There are at most depth requests and ops-max timers, each with one event at a time.
         let place = self.events as usize * RECORD_BYTES;
         self.arena.put(self.layout.events_offset + place, record);

@@ -10,6 +10,7 @@ pub mod handshake;
 mod listen;
 mod operation;
 mod outgoing;
+mod patience;
 mod pool;
 mod refusal;
 mod requests;

@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 use super::connection::{Connection, Export, Stop};
 use super::handshake::Offer;
 use super::listen::Listener;
+use super::patience::Patience;
 use super::pool::Pool;
 use crate::block::Errno;
 use crate::error::{Context, Result};
@@ -71,13 +72,9 @@ pub fn serve_clients(listener: &Listener, wake: impl AsFd, service: Service<'_, 
         data: EventData::new_u64(0),
     }; EVENTS_MAX];
     let mut sweep_at = Instant::now() + SWEEP;
-    let mut patience = SWEEP;
+    let mut timeout = SWEEP;
     loop {
-        let timeout = Timespec::try_from(patience).ok();
-        let ready = match wait(&server.epoll, &mut events, timeout.as_ref()) {
-            Err(SysErrno::INTR) => 0,
-            ready => ready.doing(failed)?,
-        };
+        let ready = server.wait(&mut events, timeout).doing(failed)?;
         for event in &events[..ready] {
             // The structure is packed: its fields are copied out.
             let data = event.data;
@@ -87,9 +84,9 @@ pub fn serve_clients(listener: &Listener, wake: impl AsFd, service: Service<'_, 
                 place => server.event(place, export.pool),
             }
         }
-        patience = server.turn(&mut export);
+        timeout = server.turn(&mut export);
         // While there is more to do at once, overdue clients can wait.
-        if patience > Duration::ZERO && Instant::now() >= sweep_at {
+        if timeout > Duration::ZERO && Instant::now() >= sweep_at {
             server.sweep(export.pool);
             sweep_at = Instant::now() + SWEEP;
         }
@@ -111,6 +108,7 @@ struct Server {
     starving: Vec<usize>,
     answers: Vec<(u32, std::result::Result<u32, Errno>)>,
     serial: u64,
+    patience: Patience,
 }
 
 impl Server {
@@ -124,7 +122,33 @@ impl Server {
             starving: Vec::new(),
             answers: Vec::new(),
             serial: 0,
+            patience: Patience::default(),
         }
+    }
+
+    /// Waits for events, not longer than this.
+    fn wait(
+        &mut self,
+        events: &mut [Event; EVENTS_MAX],
+        timeout: Duration,
+    ) -> std::result::Result<usize, SysErrno> {
+        let look = |events: &mut [Event; EVENTS_MAX], timeout: Duration| {
+            let timeout = Timespec::try_from(timeout).ok();
+            match wait(&self.epoll, events, timeout.as_ref()) {
+                Err(SysErrno::INTR) => Ok(0),
+                ready => ready,
+            }
+        };
+        let at_once = |events: &mut [Event; EVENTS_MAX]| {
+            let ready = look(events, Duration::ZERO);
+            (ready != Ok(0)).then_some(ready)
+        };
+        if timeout > limits::NBD_LOOK_TIME
+            && let Some(found) = self.patience.look(|| at_once(events))
+        {
+            return found;
+        }
+        look(events, timeout)
     }
 
     fn accept(&mut self, listener: &Listener) {

@@ -57,28 +57,40 @@ impl Arena {
         unsafe { self.base.add(offset) }
     }
 
-    /// Copies a record out.
+    /// Copies words of 8 bytes out.
     ///
     /// # Panics
     ///
-    /// Where it is not inside.
+    /// Where they are not inside, or `offset` is no multiple of 8.
     #[must_use]
-    pub fn get<const N: usize>(&self, offset: usize) -> [u8; N] {
-        let from = self.at(offset, N).cast::<[u8; N]>();
-        // SAFETY: inside the guest's memory, which is mapped (see the type); any bytes are a record. The
-        // guest does not run meanwhile, and the kernel, which may write what overlaps, writes bytes.
-        unsafe { from.read_volatile() }
+    pub fn get<const N: usize>(&self, offset: usize) -> [u64; N] {
+        let words = self.words(offset, N);
+        std::array::from_fn(|index| {
+            let word = words.wrapping_add(index);
+            // SAFETY: `words` says that N words from there are in the guest's memory, which is mapped (see
+            // the type). The guest does not run meanwhile; the kernel, which may write what a hostile
+            // layout lets overlap, writes bytes, and any bytes are a word.
+            unsafe { word.read_volatile() }
+        })
     }
 
-    /// Copies a record in.
+    /// Copies words of 8 bytes in.
     ///
     /// # Panics
     ///
-    /// Where it does not fit.
-    pub fn put<const N: usize>(&self, offset: usize, record: &[u8; N]) {
-        let to = self.at(offset, N).cast::<[u8; N]>();
-        // SAFETY: inside the guest's memory, which is mapped and writable (see the type), and into which
-        // there are no references.
-        unsafe { to.write_volatile(*record) }
+    /// Where they do not fit, or `offset` is no multiple of 8.
+    pub fn put<const N: usize>(&self, offset: usize, record: &[u64; N]) {
+        let words = self.words(offset, N);
+        for (index, word) in record.iter().enumerate() {
+            let place = words.wrapping_add(index);
+            // SAFETY: `words` says that N words from there are in the guest's memory, which is mapped and
+            // writable (see the type), and into which there are no references.
+            unsafe { place.write_volatile(*word) }
+        }
+    }
+
+    fn words(&self, offset: usize, count: usize) -> *mut u64 {
+        assert!(offset.is_multiple_of(8), "words are aligned");
+        self.at(offset, count * 8).cast().as_ptr()
     }
 }
