@@ -33,6 +33,8 @@ use crate::wake::Wake;
 const PORT: u16 = 10809;
 
 pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
+    // Before anything else is opened: where nobody gave us a socket, its number is free for others.
+    let inherited = inherited_socket()?;
     check_export(&nbd.export)?;
     let wake = Wake::new()?;
     if nbd.exit_with_parent {
@@ -42,7 +44,7 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     let mut opened = open(nbd, cache)?;
     let geometry = opened.geometry;
     let private = Folder::for_socket(nbd)?;
-    let listener = listen(nbd, private.as_ref())?;
+    let listener = listen(nbd, private.as_ref(), inherited)?;
     let _pid_file = nbd.pid_file.as_deref().map(PidFile::write).transpose()?;
     let uri = listener.uri(&nbd.export, tls != TlsMode::Off);
     let command = announce(nbd, &listener, &uri, &wake)?;
@@ -141,8 +143,8 @@ fn open(nbd: &Nbd, cache: Option<&Path>) -> Result<Opened> {
 }
 
 /// Begins to listen: at the socket that systemd opened for us, or where the command line says.
-fn listen(nbd: &Nbd, private: Option<&Folder>) -> Result<Listener> {
-    let Some(socket) = inherited_socket()? else {
+fn listen(nbd: &Nbd, private: Option<&Folder>, inherited: Option<OwnedFd>) -> Result<Listener> {
+    let Some(socket) = inherited else {
         return Listener::open(&address(nbd, private));
     };
     if nbd.unix.is_some() || nbd.port.is_some() || nbd.run.is_some() {

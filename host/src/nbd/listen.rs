@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use rustix::io::ioctl_fionbio;
-use rustix::net::sockopt::{set_tcp_nodelay, socket_domain};
+use rustix::net::sockopt::{set_tcp_nodelay, socket_acceptconn, socket_domain};
 use rustix::net::{AddressFamily, SocketFlags, accept_with};
 
 use crate::error::{Context, Error, Result};
@@ -81,6 +81,9 @@ impl Listener {
     /// Where it does not, or is neither a unix socket nor TCP.
     pub fn inherit(socket: OwnedFd) -> Result<Listener> {
         let failed = || "the socket that this process was started with cannot be used".to_owned();
+        if !socket_acceptconn(&socket).doing(failed)? {
+            return Err(Error::failed(format!("{}: it does not listen", failed())));
+        }
         ioctl_fionbio(&socket, true).doing(failed)?;
         let (address, socket) = match socket_domain(&socket).doing(failed)? {
             AddressFamily::UNIX => {
