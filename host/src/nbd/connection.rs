@@ -35,6 +35,8 @@ pub(super) enum Stop {
     Slots,
     /// The client has as much under way, or unread, as it may.
     Full,
+    /// The answer to STARTTLS is not sent yet: what comes before that came in the open.
+    Tls,
     /// The others have their turn.
     Turn,
     /// Nothing more is taken from this client.
@@ -180,6 +182,9 @@ impl Connection {
             self.start_tls = false;
             let config = export.tls.ok_or(io::ErrorKind::Unsupported)?;
             self.channel.encrypt(config)?;
+            if self.stop == Stop::Tls {
+                self.stop = Stop::Input;
+            }
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ impl Connection {
         match &mut self.phase {
             Phase::Handshake(handshake) => {
                 if self.start_tls {
-                    return Err(Stop::Input);
+                    return Err(Stop::Tls);
                 }
                 let (input, offer) = (self.staging.bytes(), export.offer);
                 let step = self
