@@ -7,6 +7,9 @@ use super::channel::Channel;
 use super::pool::Pool;
 use crate::sys::{Piece, SlotRange};
 
+/// Headers that are sent are not worth moving the others for, below this.
+const FORGET_BYTES: usize = 64 << 10;
+
 /// Replies in order. `sent` bytes of the first part are sent.
 #[derive(Default)]
 pub(super) struct Outgoing {
@@ -80,9 +83,7 @@ impl Outgoing {
                 Err(error) => return Err(error),
             }
         }
-        if self.parts.is_empty() {
-            self.heads.clear();
-        }
+        self.forget_sent();
         channel.flush()
     }
 
@@ -97,6 +98,26 @@ impl Outgoing {
                 pool.give_back(*slot);
             }
             self.parts.pop_front();
+        }
+        if let Some(Part::Heads { begin, bytes }) = self.parts.front_mut() {
+            *begin += self.sent;
+            *bytes -= self.sent;
+            self.sent = 0;
+        }
+    }
+
+    /// Forgets headers that are sent. Some are not, for ever, where a client asks for more before it has
+    /// read all: so this cannot wait until there are none, but only until moving them costs little.
+    fn forget_sent(&mut self) {
+        let begins = self.parts.iter_mut().filter_map(|part| match part {
+            Part::Heads { begin, .. } => Some(begin),
+            Part::Slot { .. } | Part::Own(_) => None,
+        });
+        let mut begins = begins.peekable();
+        let sent = begins.peek().map_or(self.heads.len(), |begin| **begin);
+        if sent >= FORGET_BYTES.max(self.heads.len() / 2) || sent == self.heads.len() {
+            self.heads.drain(..sent);
+            begins.for_each(|begin| *begin -= sent);
         }
     }
 

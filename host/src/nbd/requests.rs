@@ -43,6 +43,9 @@ impl Connection {
     }
 
     fn message(&mut self, export: &mut Export<'_, '_>) -> Result<(), Stop> {
+        if self.is_full() {
+            return Err(Stop::Full);
+        }
         match &mut self.phase {
             Phase::Handshake(handshake) => {
                 if self.start_tls {
@@ -84,9 +87,6 @@ impl Connection {
 
     /// One request's header.
     fn request(&mut self, session: Session, export: &mut Export<'_, '_>) -> Result<(), Stop> {
-        if self.is_full() {
-            return Err(Stop::Full);
-        }
         let extended = session.framing == Framing::Extended;
         let (header, bytes) = match decode::header(self.staging.bytes(), extended) {
             Decoded::Incomplete => return Err(Stop::Input),
