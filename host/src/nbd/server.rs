@@ -85,8 +85,8 @@ pub fn serve_clients(listener: &Listener, wake: impl AsFd, service: Service<'_, 
             }
         }
         timeout = server.turn(&mut export);
-        // While there is more to do at once, overdue clients can wait.
-        if timeout > Duration::ZERO && Instant::now() >= sweep_at {
+        // However busy the others keep us.
+        if Instant::now() >= sweep_at {
             server.sweep(export.pool);
             sweep_at = Instant::now() + SWEEP;
         }
@@ -173,7 +173,7 @@ impl Server {
             Err(error) => warn!(%error, "a client was sent away"),
         }
         // The greeting is sent in the next turn.
-        self.work.push(place);
+        self.add_work(place);
     }
 
     fn event(&mut self, place: u64, pool: &mut Pool) {
