@@ -3,91 +3,19 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
-use tests::disk::{run, wait_until, wasmblk};
-use tests::{command::output, paths};
+use tests::disk::{run, wasmblk};
+use tests::paths;
 
-/// A server in a folder of its own; both go at the end.
-struct Server {
-    folder: PathBuf,
-    process: Child,
-    uri: String,
-}
-
-impl Server {
-    fn start(guest: &str, arguments: &[&str]) -> Server {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "wasmblk-nbd-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Relaxed)
-        );
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir_all(&folder).expect("a folder");
-        let socket = folder.join("socket");
-        let process = Command::new(paths::wasmblk())
-            .arg("nbd")
-            .arg(paths::guest(guest))
-            .arg("-U")
-            .arg(&socket)
-            .args(arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("wasmblk runs");
-        wait_until("the server is ready", || socket.exists());
-        let uri = format!("nbd+unix:///?socket={}", socket.display());
-        Server {
-            folder,
-            process,
-            uri,
-        }
-    }
-
-    fn file(&self, name: &str, content: &[u8]) -> String {
-        let path = self.folder.join(name);
-        fs::write(&path, content).expect("a file");
-        path.display().to_string()
-    }
-
-    /// Runs commands of qemu-io on the export; gives what it says.
-    fn qemu_io(&self, options: &[&str], commands: &[&str]) -> String {
-        let mut io = Command::new("qemu-io");
-        io.args(["-f", "raw"]).args(options);
-        for command in commands {
-            io.args(["-c", command]);
-        }
-        output(io.arg(&self.uri)).unwrap_or_else(|why| panic!("{why:#}"))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = Command::new("kill")
-            .arg(self.process.id().to_string())
-            .status();
-        let _ = self.process.wait();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// Content without a pattern that a mistake could hide in.
-fn content(bytes: usize) -> Vec<u8> {
-    (0..bytes)
-        .map(|i| (i * 31 % 251 + i / 4096 % 7).to_le_bytes()[0])
-        .collect()
-}
+use crate::nbd_server::{Framing, Raw, Server, content, request};
 
 #[test]
 fn an_image_goes_in_and_comes_out() {
     let server = Server::start("memory", &["--set", "size=48M"]);
-    let image = server.file("in", &content(48 << 20));
-    let back = server.folder.join("out").display().to_string();
+    let image = server.folder.file("in", &content(48 << 20));
+    let back = server.folder.text("out");
     run("nbdcopy", &[&image, &server.uri]);
     run(
         "qemu-img",
@@ -201,37 +129,10 @@ fn a_guest_that_traps_fails_and_the_server_stays() {
     assert!(run("nbdinfo", &["--size", &server.uri]).starts_with("67108864"));
 }
 
-/// A client by hand, past the handshake: simple replies of the export without a name.
-fn raw_client(server: &Server) -> UnixStream {
-    let mut client = UnixStream::connect(server.folder.join("socket")).expect("it listens");
-    client
-        .write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\0")
-        .expect("EXPORT_NAME");
-    let mut greeting = [0; 18 + 10];
-    client
-        .read_exact(&mut greeting)
-        .expect("greeting, size and flags");
-    client
-}
-
-fn request(command: u8, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
-    let head = [0x25, 0x60, 0x95, 0x13, 0, 0, 0, command];
-    [
-        &head[..],
-        &cookie.to_be_bytes(),
-        &offset.to_be_bytes(),
-        &length.to_be_bytes(),
-    ]
-    .concat()
-}
-
 #[test]
 fn many_requests_at_once_are_all_answered() {
     let server = Server::start("memory", &["--set", "size=16M"]);
-    let mut client = raw_client(&server);
-    client
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .expect("a bound");
+    let Raw(mut client) = Raw::ready(&server, Framing::Simple);
     // More replies than the server holds back, and more requests than it takes in one turn; the client
     // reads none of them before it has sent all.
     for (count, length) in [(64_u64, 1 << 20), (5000, 512)] {
@@ -252,7 +153,7 @@ fn many_requests_at_once_are_all_answered() {
 #[test]
 fn a_request_is_refused_as_a_whole() {
     let server = Server::start("memory", &["--set", "size=4M"]);
-    let mut client = raw_client(&server);
+    let Raw(mut client) = Raw::ready(&server, Framing::Simple);
     let mut reply = [0; 16];
     // 2 MiB that begin 1 MiB before the end, in pieces of 1 MiB: no piece may be written.
     let write = [request(1, 1, 3 << 20, 2 << 20), vec![0xff; 2 << 20]].concat();
@@ -276,7 +177,7 @@ fn a_request_is_refused_as_a_whole() {
 #[test]
 fn zeros_that_the_host_writes_are_checked_as_a_whole() {
     let server = Server::start("faulty", &["--set", "size=4M"]);
-    let mut client = raw_client(&server);
+    let Raw(mut client) = Raw::ready(&server, Framing::Simple);
     let mut reply = [0; 16];
     for (offset, length, error) in [
         (0, 0, 22_u32),
@@ -299,7 +200,7 @@ fn zeros_that_the_host_writes_are_checked_as_a_whole() {
 #[test]
 fn garbage_ends_a_connection_and_no_other() {
     let server = Server::start("memory", &["--set", "size=1M"]);
-    let socket = server.folder.join("socket");
+    let socket = server.folder.path("socket");
     for garbage in [&b"GET / HTTP/1.0\r\n\r\n"[..], &[0; 4096], &[255; 64]] {
         let mut client = UnixStream::connect(&socket).expect("it listens");
         client.write_all(garbage).expect("it reads");
