@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use rustix::io::ioctl_fionbio;
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::sockopt::{set_tcp_nodelay, socket_acceptconn, socket_domain};
 use rustix::net::{AddressFamily, SocketFlags, accept_with};
 
@@ -125,15 +125,22 @@ impl Listener {
         }
     }
 
-    /// Takes a client that is waiting, if there is one. Its socket does not block.
-    pub(super) fn accept(&self) -> Option<OwnedFd> {
+    /// Takes a client that is waiting, if there is one. Its socket does not block. An error is the
+    /// system's, which has no room for it.
+    pub(super) fn accept(&self) -> std::result::Result<Option<OwnedFd>, Errno> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let client = accept_with(&self.socket, flags).ok()?;
+        let client = match accept_with(&self.socket, flags) {
+            Ok(client) => client,
+            Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                return Err(error);
+            }
+            Err(_) => return Ok(None),
+        };
         if matches!(self.address, Address::Tcp(..)) {
             // Replies are written whole: waiting for more of them would only cost time.
             let _ = set_tcp_nodelay(&client, true);
         }
-        Some(client)
+        Ok(Some(client))
     }
 }
 

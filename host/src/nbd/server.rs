@@ -88,6 +88,9 @@ pub fn serve_clients(listener: &Listener, wake: impl AsFd, service: Service<'_, 
         // However busy the others keep us.
         if Instant::now() >= sweep_at {
             server.sweep(export.pool);
+            if !server.listening {
+                server.listen(listener, true);
+            }
             sweep_at = Instant::now() + SWEEP;
         }
     }
@@ -101,6 +104,8 @@ struct Client {
 
 struct Server {
     epoll: OwnedFd,
+    /// Whether new clients are waited for.
+    listening: bool,
     clients: Vec<Option<Client>>,
     /// Places of clients to be worked on in the next turn.
     work: Vec<usize>,
@@ -117,6 +122,7 @@ impl Server {
         clients.resize_with(limits::NBD_CONNECTIONS_MAX, || None);
         Server {
             epoll,
+            listening: true,
             clients,
             work: Vec::new(),
             starving: Vec::new(),
@@ -151,9 +157,30 @@ impl Server {
         look(events, timeout)
     }
 
+    /// Waits for new clients, or not: one that cannot be taken would be told of without end.
+    fn listen(&mut self, listener: &Listener, listening: bool) {
+        let mut interest = EventFlags::empty();
+        interest.set(EventFlags::IN, listening);
+        if modify(
+            &self.epoll,
+            listener,
+            EventData::new_u64(LISTENER),
+            interest,
+        )
+        .is_ok()
+        {
+            self.listening = listening;
+        }
+    }
+
     fn accept(&mut self, listener: &Listener) {
-        let Some(socket) = listener.accept() else {
-            return;
+        let socket = match listener.accept() {
+            Ok(Some(socket)) => socket,
+            Ok(None) => return,
+            Err(error) => {
+                warn!(%error, "no further client can come in for now");
+                return self.listen(listener, false);
+            }
         };
         let Some(place) = self.clients.iter().position(Option::is_none) else {
             warn!(
