@@ -128,6 +128,15 @@ impl Channel {
             None => Ok(()),
         }
     }
+
+    /// Says that this is the end. Without that, a client that encrypts has to think that somebody in between
+    /// has cut it short.
+    pub(super) fn end(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            let _ = write_tls(tls, &mut self.socket);
+        }
+    }
 }
 
 /// Bytes of a slot that are encrypted at a time: one record.

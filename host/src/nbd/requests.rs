@@ -74,11 +74,11 @@ impl Connection {
             }
             Step::StartTls(bytes) => {
                 self.staging.used(bytes);
-                self.start_tls = true;
                 // What came in the open must not be taken for encrypted.
                 if !self.staging.is_empty() {
                     return Err(Stop::Ending);
                 }
+                self.start_tls = true;
             }
             Step::Close => return Err(Stop::Ending),
         }

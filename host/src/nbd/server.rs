@@ -286,7 +286,11 @@ impl Server {
             failed = connection.receive(export.pool).is_err();
             received = true;
         }
-        if failed || connection.is_over() {
+        if !failed && connection.is_over() {
+            connection.channel.end();
+            failed = true;
+        }
+        if failed {
             return self.close(place, export.pool);
         }
         let mut interest = EventFlags::empty();
