@@ -15,6 +15,7 @@ mod nbd;
 mod nbd_extended;
 mod nbd_hostile;
 mod nbd_interop;
+mod nbd_random;
 mod nbd_server;
 mod nbd_tls;
 mod nbd_transport;

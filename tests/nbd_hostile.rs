@@ -1,13 +1,17 @@
 //! Clients that mean harm, or have lost their mind: they hurt nobody but themselves.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tests::disk::wait_until;
 
-use crate::nbd_server::{Framing, Raw, Server, extended, flagged, number, option, request};
+use crate::nbd_server::{
+    Folder, Framing, Raw, Server, extended, flagged, nbd, number, option, request,
+};
 
 const READ: u16 = 0;
 const WRITE: u16 = 1;
@@ -297,14 +301,80 @@ fn a_backlog_that_never_empties_does_not_grow() {
     let before = server.memory_kib();
     let mut buffer = vec![0; 1 << 20];
     // It reads a little, and asks for more before the server has sent all that it has.
-    while read < 64 << 20 {
+    while read < 20 << 20 {
         for _ in 0..4 {
             read += client.read(&mut buffer).unwrap_or(0);
         }
         fill(&mut client, &bad, &mut sent);
     }
     let grown = server.memory_kib().saturating_sub(before);
-    assert!(grown < 24 << 10, "{grown} KiB for {read} bytes of replies");
+    assert!(grown < 10 << 10, "{grown} KiB for {read} bytes of replies");
     Witness::new(&server).looks("meanwhile");
+    server.end();
+}
+
+/// Clients that keep the server waiting in every way there is.
+fn idlers(server: &Server) -> Vec<Raw> {
+    let silent = Raw::connect(server);
+    let mut half_option = Raw::connect(server);
+    half_option.send(&option(3, b"")[..9]);
+    let mut half_header = Raw::ready(server, Framing::Structured);
+    half_header.send(&request(READ, 1, 0, 512)[..27]);
+    let mut half_payload = Raw::ready(server, Framing::Simple);
+    half_payload.send(&request(WRITE, 1, 0, 1 << 20));
+    half_payload.send(&vec![1; 300_000]);
+    let mut half_skipped = Raw::ready(server, Framing::Simple);
+    half_skipped.send(&[&request(WRITE, 1, 1, 1 << 20)[..], &[1; 1000]].concat());
+    let mut deaf = Raw::ready(server, Framing::Simple);
+    deaf.send(&request(READ, 1, 0, 1 << 20).repeat(100));
+    let mut half_closed = Raw::ready(server, Framing::Simple);
+    half_closed.send(&request(READ, 1, 0, 1 << 20).repeat(100));
+    half_closed.0.shutdown(Shutdown::Write).expect("a socket");
+    let mut leaving = Raw::ready(server, Framing::Simple);
+    let leave = [request(READ, 1, 0, 4 << 20), request(2, 2, 0, 0)];
+    leaving.send(&leave.concat());
+    let idlers = [silent, half_option, half_header, half_payload];
+    let others = [half_skipped, deaf, half_closed, leaving];
+    idlers.into_iter().chain(others).collect()
+}
+
+#[test]
+fn waiting_costs_nothing() {
+    let server = Server::start("memory", &["--set", "size=8M"]);
+    let mut witness = Witness::new(&server);
+    let idlers = idlers(&server);
+    witness.looks("beside idlers");
+    let used = server.hundredths_used(Duration::from_millis(500));
+    assert!(
+        used < 10,
+        "{used} hundredths of a second of computing in 500 ms"
+    );
+    witness.looks("beside idlers");
+    drop(idlers);
+    server.end();
+}
+
+#[test]
+fn without_a_descriptor_for_a_client_the_server_waits() {
+    let folder = Folder::new();
+    let mut command = Command::new("prlimit");
+    let nbd = nbd("memory");
+    command.arg("--nofile=20").arg(nbd.get_program());
+    command
+        .args(nbd.get_args())
+        .args(["--set", "size=8M", "-U"]);
+    command.arg(folder.path("socket"));
+    let server = Server::spawn(command, folder);
+    let mut witness = Witness::new(&server);
+    let connect = |_| UnixStream::connect(server.folder.path("socket")).expect("it listens");
+    let clients: Vec<UnixStream> = (0..30).map(connect).collect();
+    witness.looks("when others cannot come in");
+    let used = server.hundredths_used(Duration::from_millis(500));
+    assert!(
+        used < 10,
+        "{used} hundredths of a second of computing in 500 ms"
+    );
+    drop(clients);
+    Witness::new(&server).looks("when there is room again");
     server.end();
 }

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::thread;
 use std::time::Duration;
 
 use tests::command::{output, wait_at_most};
@@ -120,6 +121,20 @@ impl Server {
     pub(crate) fn open_files(&self) -> usize {
         let path = format!("/proc/{}/fd", self.process.id());
         fs::read_dir(path).expect("it runs").count()
+    }
+
+    /// Processor time that it takes within a time.
+    pub(crate) fn hundredths_used(&self, time: Duration) -> u64 {
+        let path = format!("/proc/{}/stat", self.process.id());
+        let used = || -> u64 {
+            let text = fs::read_to_string(&path).expect("it runs");
+            let (_, fields) = text.rsplit_once(')').expect("a name");
+            let fields = fields.split_whitespace().skip(11).take(2);
+            fields.filter_map(|field| field.parse::<u64>().ok()).sum()
+        };
+        let before = used();
+        thread::sleep(time);
+        used() - before
     }
 
     /// Ends it. It must say that all went well: one that has crashed does not.
@@ -255,6 +270,20 @@ impl Raw {
             kind: number(&head, 6, 2),
             cookie: number(&head, 8, 8),
             offset: number(&head, 16, 8),
+            data: self.receive(length),
+        }
+    }
+
+    /// The next chunk of a structured reply.
+    pub(crate) fn short_chunk(&mut self) -> Chunk {
+        let head = self.receive(20);
+        assert_eq!(number(&head, 0, 4), 0x668e_33ef, "a structured reply");
+        let length = usize::try_from(number(&head, 16, 4)).expect("a length");
+        Chunk {
+            flags: number(&head, 4, 2),
+            kind: number(&head, 6, 2),
+            cookie: number(&head, 8, 8),
+            offset: 0,
             data: self.receive(length),
         }
     }

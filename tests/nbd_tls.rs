@@ -291,3 +291,64 @@ fn nor_what_comes_before_the_answer_is_sent() {
     assert_eq!(said.trim(), "no TLS");
     it.server.end();
 }
+
+/// Encrypts, and then does what a client may: leaves with a word, or never reads.
+const CLIENT: &str = r#"
+import socket, ssl, struct, subprocess, sys, time
+def option(code, data=b""):
+    return b"IHAVEOPT" + struct.pack(">II", code, len(data)) + data
+def request(command, offset, length):
+    return struct.pack(">IHHQQI", 0x25609513, 0, command, 1, offset, length)
+context = ssl._create_unverified_context()
+context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+def connect():
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(20)
+    s.connect(sys.argv[1])
+    read(s, 18)
+    s.sendall(bytes([0, 0, 0, 3]) + option(5))
+    read(s, 20)
+    s = context.wrap_socket(s, suppress_ragged_eofs=False)
+    s.sendall(option(1))
+    read(s, 10)
+    return s
+def read(s, count):
+    data = b""
+    while len(data) < count:
+        part = s.recv(count - len(data))
+        if not part:
+            raise EOFError
+        data += part
+    return data
+s = connect()
+s.sendall(request(0, 0, 512) + request(2, 0, 0))
+assert read(s, 16 + 512)[4:8] == bytes(4)
+# An end without a word would be an exception: somebody in between could have made it.
+assert s.recv(1) == b""
+deaf = []
+for _ in range(20):
+    s = connect()
+    s.sendall(request(0, 0, 1 << 20) * 40)
+    deaf.append(s)
+time.sleep(0.2)
+copy = ["nbdcopy", "--connections=4", sys.argv[2], sys.argv[3]]
+subprocess.run(copy, check=True, timeout=20)
+# Those that have read nothing so far are served once they do.
+for s in deaf[:2]:
+    for _ in range(40):
+        assert len(read(s, 16 + (1 << 20))) == 16 + (1 << 20)
+print("all of it")
+"#;
+
+#[test]
+fn encrypted_clients_leave_with_a_word_or_never_read() {
+    let it = Encrypted::start(false, &[]);
+    let socket = it.server.folder.text("socket");
+    let out = it.server.folder.text("out");
+    let arguments = ["-c", CLIENT, &socket, &it.uri(&it.folder), &out];
+    let said = run("/usr/bin/python3", &arguments);
+    assert_eq!(said.trim(), "all of it");
+    let memory = it.server.memory_kib();
+    assert!(memory < 600 << 10, "{memory} KiB");
+    it.server.end();
+}
