@@ -1,6 +1,6 @@
 //! Extended headers (NBD_OPT_EXTENDED_HEADERS), which few clients have: by hand.
 
-use crate::nbd_server::{Framing, Raw, Server, content, extended, number};
+use crate::nbd_server::{Framing, Raw, Server, content, extended, flagged, number};
 
 const READ: u16 = 0;
 const WRITE: u16 = 1;
@@ -169,4 +169,22 @@ fn structured_replies_do_not_follow_extended_headers() {
     client.send(&[0; 8]);
     assert!(client.is_closed());
     server.end();
+}
+
+#[test]
+fn durable_means_a_flush_behind_it() {
+    // Every second call fails, and the guest counts flushes, but has no FUA of its own.
+    let options = ["--set", "size=8M", "--set", "error-every=2"];
+    for (flags, calls) in [(0, 1), (1, 2)] {
+        let server = Server::start("faulty", &options);
+        let mut client = Raw::ready(&server, Framing::Simple);
+        let mut errors = Vec::new();
+        for _ in 0..4 {
+            client.send(&flagged(flags, WRITE, 1, 0, 4096));
+            client.send(&[1; 4096]);
+            errors.push(client.simple_error());
+        }
+        let expected = if calls == 1 { [0, 5, 0, 5] } else { [5; 4] };
+        assert_eq!(errors, expected, "{calls} calls for each write");
+    }
 }

@@ -47,6 +47,25 @@ fn activated(kind: &str, folder: &Folder, arguments: &[&str]) -> Command {
 }
 
 #[test]
+fn the_uri_leads_to_the_socket_whatever_its_name() {
+    for name in ["a b", "a&b=c", "100%41", "a+b?c#d", "caf\u{e9}"] {
+        let folder = Folder::new();
+        let mut command = nbd("null");
+        command.arg("-U").arg(folder.path(name));
+        let server = Server::spawn(command, folder);
+        assert!(server.uri.is_ascii(), "{}", server.uri);
+        run("nbdinfo", &["--size", &server.uri]);
+    }
+    let mut command = nbd("null");
+    command.args(["--address", "::1", "--port", "0"]);
+    if fs::exists("/proc/net/if_inet6").unwrap_or(false) {
+        let server = Server::spawn(command, Folder::new());
+        assert!(server.uri.starts_with("nbd://[::1]:"), "{}", server.uri);
+        run("nbdinfo", &["--size", &server.uri]);
+    }
+}
+
+#[test]
 fn systemd_hands_over_a_socket() {
     for kind in ["unix", "tcp"] {
         let folder = Folder::new();

@@ -1,10 +1,12 @@
 //! Where clients come in: a unix socket, or TCP.
 
+use std::fmt::Write;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::sockopt::{set_tcp_nodelay, socket_acceptconn, socket_domain};
@@ -117,7 +119,7 @@ impl Listener {
         let scheme = if tls { "nbds" } else { "nbd" };
         match &self.address {
             Address::Unix(path) => {
-                format!("{scheme}+unix:///{export}?socket={}", path.display())
+                format!("{scheme}+unix:///{export}?socket={}", quoted(path))
             }
             Address::Tcp(ip, port) => {
                 format!("{scheme}://{}/{export}", SocketAddr::new(*ip, *port))
@@ -142,6 +144,19 @@ impl Listener {
         }
         Ok(Some(client))
     }
+}
+
+/// A path as a part of a URI.
+fn quoted(path: &Path) -> String {
+    let mut text = String::new();
+    for byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(byte) {
+            text.push(char::from(*byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    text
 }
 
 impl AsFd for Listener {
