@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use tests::disk::{run, wasmblk};
 use tests::paths;
@@ -172,6 +173,28 @@ fn a_request_is_refused_as_a_whole() {
             "command {command} of {length}: EINVAL"
         );
     }
+}
+
+#[test]
+fn a_write_may_fail_while_its_data_is_coming() {
+    let options = ["--set", "size=8M", "--set", "error-range=1M-1537K"];
+    let server = Server::start("faulty", &options);
+    let Raw(mut client) = Raw::ready(&server, Framing::Simple);
+    // The guest has refused an early piece when a later one is half there.
+    for cut in [1 << 20, (1 << 20) + 700_000, (2 << 20) + 1, (3 << 20) - 1] {
+        let data = vec![0xa5; 3 << 20];
+        let head = request(1, 1, 1 << 20, 3 << 20);
+        client.write_all(&head).expect("a request");
+        client.write_all(&data[..cut]).expect("some of its data");
+        thread::sleep(Duration::from_millis(50));
+        client.write_all(&data[cut..]).expect("the rest of it");
+        client.write_all(&request(0, 2, 0, 512)).expect("a read");
+        let mut reply = [0; 16 + 16 + 512];
+        client.read_exact(&mut reply).expect("two replies");
+        assert_eq!(reply[4..16], [0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 1], "EIO");
+        assert_eq!(reply[20..32], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+    }
+    server.end();
 }
 
 #[test]

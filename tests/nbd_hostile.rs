@@ -242,7 +242,7 @@ fn clients_that_never_read_stop_only_themselves() {
     }
     server.qemu_io(&[], &["write -P 5 1M 7M", "read -P 5 1M 7M"]);
     let took = begin.elapsed();
-    assert!(took < Duration::from_secs(10), "it took {took:?}");
+    assert!(took < Duration::from_secs(20), "it took {took:?}");
     let memory = server.memory_kib();
     assert!(memory < 600 << 10, "{memory} KiB");
     drop(deaf);
