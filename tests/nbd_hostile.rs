@@ -378,3 +378,20 @@ fn without_a_descriptor_for_a_client_the_server_waits() {
     Witness::new(&server).looks("when there is room again");
     server.end();
 }
+
+#[test]
+fn a_long_request_of_one_client_does_not_stop_the_others() {
+    // This guest has no write-zeroes: the host writes, and takes every slot that it can get.
+    let server = Server::start("faulty", &["--set", "size=8G"]);
+    let mut long = Raw::ready(&server, Framing::Simple);
+    long.send(&request(WRITE_ZEROES, 1, 0, 0xffff_fe00));
+    let mut other = Raw::ready(&server, Framing::Simple);
+    for cookie in 0..20 {
+        other.send(&request(READ, cookie, 0, 4096));
+        assert_eq!(other.simple_error(), 0);
+        other.receive(4096);
+    }
+    long.0.set_nonblocking(true).expect("a socket");
+    let waits = long.0.read(&mut [0]).map_err(|why| why.kind());
+    assert_eq!(waits, Err(ErrorKind::WouldBlock), "it is still under way");
+}

@@ -213,6 +213,8 @@ fn certificates_that_cannot_be_used() {
     certificates(&pki);
     fs::copy(pki.join("client-key.pem"), pki.join("server-key.pem")).expect("a copy");
     fails(&pki, &[], "cannot be used");
+    // It would let in whoever does not encrypt.
+    fails(&pki, &["--tls-verify-peer", "--tls", "on"], "require");
     let nbd = ["nbd", &memory, "--set", "size=1M", "--run", "true"];
     for more in [&["--tls", "on"][..], &["--tls", "require"], &verify] {
         let reply = wasmblk(&[&nbd[..], more].concat());

@@ -9,8 +9,9 @@
  * then make a component of it with the world ring-disk of wit/ (cargo xtask guests does it for the guests
  * here; elsewhere: wasm-tools component embed wit --world ring-disk, then wasm-tools component new).
  *
- * Nothing here may wait. A callback that cannot answer yet returns WASMBLK_PENDING, and the guest calls
- * wasmblk_complete later, from any callback. Sizes and offsets are in bytes.
+ * Nothing here may wait. A callback that cannot answer yet returns WASMBLK_PENDING and makes sure that a
+ * timer runs; the guest calls wasmblk_complete later, from a callback. A request that is pending while no
+ * timer runs, or for longer than --deadline, is the end of the guest. Sizes and offsets are in bytes.
  */
 #ifndef WASMBLK_H
 #define WASMBLK_H
@@ -51,7 +52,8 @@ struct wasmblk_option {
     wasmblk_u32 value_bytes;
 };
 
-/* The disk. What is 0 has the default of the WIT; a callback that is 0 answers WASMBLK_NOT_SUPPORTED, a flush
+/* The disk. What is 0 has the default of the WIT, but max_transfer_bytes, where 0 is 512 KiB: each request in
+ * flight has a slot of that size. A callback that is 0 answers WASMBLK_NOT_SUPPORTED, a flush
  * that is 0 WASMBLK_OK. `data` belongs to the callback until it completes the request with this tag. */
 struct wasmblk_disk {
     wasmblk_u64 size_bytes;
@@ -80,7 +82,8 @@ static const char *wasmblk_open(const struct wasmblk_option *options, wasmblk_u3
 /* Completes a request that was left pending. */
 WASMBLK_OPTIONAL void wasmblk_complete(wasmblk_u32 tag, int status);
 
-/* Timers have tokens 0 to WASMBLK_TIMERS - 1; one that runs must not be started again. */
+/* Timers have tokens 0 to WASMBLK_TIMERS - 1; one that runs must not be started again. Not from
+ * wasmblk_open: nothing is polled before that is done. */
 #define WASMBLK_TIMERS 16
 WASMBLK_OPTIONAL void wasmblk_start_timer(wasmblk_u32 token, wasmblk_u64 after_ms);
 
@@ -267,7 +270,10 @@ struct wasmblk_result *wasmblk_export_open(
     wasmblk_u64 slots = (2 * records + WASMBLK_PAGE_BYTES - 1) & ~(wasmblk_u64)(WASMBLK_PAGE_BYTES - 1);
     wasmblk_u64 bytes = slots + depth * stride;
     wasmblk_u8 *arena = wasmblk_grow(bytes);
-    if (!arena) return wasmblk_refuse(1, "no memory for so many requests; a smaller --depth needs less");
+    if (!arena) {
+        return wasmblk_refuse(1, "no memory for the data of so many requests; give more with --memory-mib, or, "
+            "with 'add', ask for less with --depth");
+    }
     wasmblk_import_lend(arena, (wasmblk_u32)bytes);
     wasmblk_state.events = (struct wasmblk_record *)arena;
     wasmblk_state.actions = (struct wasmblk_record *)(arena + records);

@@ -88,11 +88,11 @@ pub struct Guest {
     /// An option for the guest; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
-    /// Memory of the guest, in MiB.
+    /// Memory of the guest, in MiB; of a `ring` guest, with the data of all requests in flight.
     #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB_DEFAULT)]
     #[arg(value_parser = value_parser!(u64).range(1..=limits::GUEST_MEMORY_BYTES_MAX >> 20))]
     pub memory_mib: u64,
-    /// Longest call into the guest, in seconds.
+    /// Longest call into the guest, and longest that a `ring` guest may keep a request, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = limits::DEADLINE_DEFAULT.as_secs())]
     #[arg(value_parser = value_parser!(u64).range(1..=limits::DEADLINE_MAX.as_secs()))]
     pub deadline: u64,

@@ -28,13 +28,14 @@
 //!    calls the guest once for all, under a deadline; [`guest::Calls`], the contract `device`, calls it for
 //!    each.
 //! 7. `guests/<name>` does the work in the sandbox; what it asks of the host is `guest::imports`.
-//! 8. `guest::fault` makes an errno of what came back, or of a trap: one [`block::Answer`] for each.
+//! 8. [`guest::records`] (of a `ring` guest) or `guest::fault` makes an errno of what came back; a trap is
+//!    EIO. It is one [`block::Answer`] for each.
 //! 9. [`serve::Engine::poll`] passes it on, behind a flush where the request asks for that, and
 //!    [`ublk::encode::result`] makes the kernel's number of it.
 //! 10. [`sys::QueueRing::commit`] queues COMMIT_AND_FETCH; the next turn of step 1 submits all of them.
 //!
-//! Over NBD, `nbd::server` has the loop, [`nbd::decode`] stands in for step 2, `nbd::requests` splits what is
-//! too long for the guest, and [`nbd::encode`] and the socket are steps 9 and 10; the rest is the same.
+//! Over NBD, `nbd::server` has the loop, [`nbd::decode`] stands in for step 2, `nbd::operation` splits what
+//! is too long, and [`nbd::encode`] and the socket are steps 9 and 10; the rest is the same.
 
 pub mod block;
 pub mod cli;

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub const TRANSFER_BYTES_DEFAULT: u32 = 512 << 10;
 
 /// Longest read or write that a guest may ask for. Each tag has a slot of this size, so a queue of the
-/// default depth can take 128 MiB of the host's memory.
+/// default depth can take 128 MiB of the host's memory, or, by the contract `ring`, of the guest's.
 pub const TRANSFER_BYTES_MAX: u32 = 1 << 20;
 
 /// Requests in flight on one queue unless `--depth` says otherwise: what ublksrv's tools use, and as
@@ -26,8 +26,8 @@ pub const ID_MAX: u32 = (1 << 20) - 1;
 /// All tags of one worker: its ring holds one command for each, and rings have at most 32768 entries.
 pub const TAGS_MAX: u32 = 32768;
 
-/// Answers that a worker may hold back to send them in one system call: enough for that to cost nothing,
-/// and a slow guest delays few of them.
+/// Calls of the contract `device` whose answers are held back to send them in one system call: enough for
+/// that to cost nothing, and a slow guest delays few of them.
 pub const ANSWERS_HELD_MAX: u32 = 16;
 
 /// A guest's file. The largest ordinary guest, a Python interpreter inside, has 18 MB.
@@ -142,18 +142,27 @@ pub const NBD_OPTION_BYTES_MAX: u32 = 64 << 10;
 pub const NBD_STAGING_BYTES: usize = 128 << 10;
 
 /// Data of reads that one NBD client may have under way or leave unread before no more of its requests are
-/// taken. A read is let in while there is less, so a longest transfer may come on top.
+/// taken. A read is let in while there is less, so one piece may come on top, or, where all of its data must
+/// be one chunk, one longest request.
 pub const NBD_CLIENT_BYTES_MAX: usize = 8 << 20;
+
+/// Longest piece of an NBD request: one piece is in the processor's second cache when the guest, or the
+/// socket, takes it.
+pub const NBD_PIECE_BYTES_MAX: u32 = 128 << 10;
 
 /// Encrypted bytes that wait for room in an NBD client's socket.
 pub const NBD_TLS_BYTES_MAX: usize = 256 << 10;
+
+/// Reads of an encrypted socket that bring no data before the other NBD clients have their turn: a handshake
+/// and a large record take a few.
+pub const NBD_TLS_READS_MAX: u32 = 8;
 
 /// Requests of all NBD clients of a device together that are in the guest's hands, or hold data.
 pub const NBD_DEPTH: u16 = 128;
 
 /// How long the NBD server looks for a client's next request before it sleeps: what a client takes to get
 /// a reply and send the next request, and waking up costs about as much.
-pub const NBD_LOOK_TIME: Duration = Duration::from_micros(50);
+pub const NBD_LOOK_TIME: Duration = Duration::from_micros(100);
 
 /// How often at most it sleeps at once after looking has not paid.
 pub const NBD_SKIPS_MAX: u32 = 1023;

@@ -1,5 +1,6 @@
 //! The seam between every frontend and every target: one request, one answer. Nothing goes round it.
 
+use std::thread;
 use std::time::Instant;
 
 use tracing::trace;
@@ -29,6 +30,8 @@ pub struct Engine<'a> {
     stats: &'a Stats,
     stages: Box<[Stage]>,
     in_flight: u32,
+    /// A mistake of ours left the target in the middle of something: it is not used any more.
+    abandoned: bool,
     answers: Vec<Answer>,
 }
 
@@ -54,6 +57,7 @@ impl<'a> Engine<'a> {
             stats,
             stages: vec![Stage::Free; slots as usize].into(),
             in_flight: 0,
+            abandoned: false,
             answers: Vec::with_capacity(slots as usize),
         }
     }
@@ -78,6 +82,9 @@ impl<'a> Engine<'a> {
     /// Where the request does not fit the device ([`Request::check`]): then the slot stays free.
     pub fn begin(&mut self, slot: u32, request: Request) -> Result<(), Errno> {
         let checked = request.check(&self.geometry)?;
+        if self.abandoned {
+            return Err(Errno::EIO);
+        }
         trace!(slot, ?request, "begin");
         self.stats.count(&request);
         let stage = self.stages.get_mut(slot as usize).ok_or(Errno::EINVAL)?;
@@ -96,6 +103,9 @@ impl<'a> Engine<'a> {
     /// Lets the target work, and passes each answer on: `done` is called once for each request that
     /// began. Says when to come back.
     pub fn poll(&mut self, mut done: impl FnMut(u32, Result<u32, Errno>)) -> Next {
+        if self.abandoned {
+            return Next::Submitted;
+        }
         let mut next = self.target.poll(&mut self.answers);
         self.stats.count_copied(self.target.take_copied_bytes());
         for Answer { slot, result } in self.answers.drain(..) {
@@ -140,20 +150,28 @@ impl<'a> Engine<'a> {
                 self.begin(0, *Checked::FLUSH.request())?;
                 begun = true;
             }
-            self.poll(|_, result| {
+            let next = self.poll(|_, result| {
                 if begun {
                     outcome = Some(result.map(drop));
                 }
             });
-            if outcome.is_none() && Instant::now() > deadline {
+            if outcome.is_some() {
+                break;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return Err(Errno::ETIMEDOUT);
+            }
+            if let Some(time) = next.wait() {
+                thread::sleep(time.min(left));
             }
         }
         outcome.unwrap_or(Err(Errno::EIO))
     }
 
-    /// Answers everything that is under way with EIO, after a mistake of ours.
+    /// Answers everything that is under way with EIO, and all that follows, after a mistake of ours.
     pub fn abandon(&mut self, mut done: impl FnMut(u32, Result<u32, Errno>)) {
+        self.abandoned = true;
         self.answers.clear();
         for (slot, stage) in (0..).zip(self.stages.iter_mut()) {
             if std::mem::replace(stage, Stage::Free) != Stage::Free {

@@ -23,6 +23,9 @@ pub(crate) struct Options {
     rounds: usize,
 }
 
+/// Of a disk in C without a flush, nothing is left but the contract.
+const IN_C: &str = "empty body in C";
+
 const DEPTH: u16 = 64;
 const BATCHES: [u32; 5] = [1, 4, 16, 32, 64];
 
@@ -30,16 +33,19 @@ const BATCHES: [u32; 5] = [1, 4, 16, 32, 64];
 const REQUESTS: u32 = 64 * 400;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let mut device = open("null-device")?;
-    let mut ring = open("null")?;
+    let mut device = open("null-device", &[])?;
+    let mut null = open("null", &[])?;
+    let mut in_c = open("memory-c", &[("size", "1M")])?;
     let mut native = Native::default();
-    let geometry = ring.geometry;
     let mut rows = Vec::new();
     for (name, op, bytes) in [
+        (IN_C, Op::Flush, 0),
         ("empty body", Op::Flush, 0),
         ("read 4k", Op::Read, 4096),
         ("write 4k", Op::Write, 4096),
     ] {
+        let ring = if name == IN_C { &mut in_c } else { &mut null };
+        let geometry = ring.geometry;
         let request = Request {
             op,
             offset: 0,
@@ -66,7 +72,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     report::show(&rows, options.json)
 }
 
-fn open(name: &str) -> Result<Opened> {
+fn open(name: &str, options: &[(&str, &str)]) -> Result<Opened> {
     let engine = new_engine()?;
     let clock = Clock::start(&engine)?;
     let source = Source::read(&paths::guest(name))?;
@@ -79,7 +85,11 @@ fn open(name: &str) -> Result<Opened> {
         queues: 1,
         depth: DEPTH,
     };
-    Ok(guest.open(&clock, Arc::default(), &[], tags)?)
+    let options: Vec<(String, String)> = options
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect();
+    Ok(guest.open(&clock, Arc::default(), &options, tags)?)
 }
 
 /// Nanoseconds for each request.

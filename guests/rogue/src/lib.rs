@@ -83,6 +83,10 @@ impl State {
                 self.kept.push(tag);
                 self.act(16, 0, 10, 0);
             }
+            "long-timer" => {
+                self.kept.push(tag);
+                self.act(16, 0, 3_600_000, 0);
+            }
             "more-only" => {
                 self.kept.push(tag);
                 return MORE;
@@ -235,7 +239,7 @@ impl Guest for Rogue {
                     more += state.request(kind, tag, length);
                 }
             }
-            if state.lie == "more-only" && !state.kept.is_empty() {
+            if state.lie == "more-only" && !state.kept.is_empty() || state.lie == "more-always" {
                 more = MORE;
             }
             if state.lie == "open-trap" && state.polls == 1 {

@@ -9,9 +9,10 @@ pub struct Info {
     pub size_bytes: u64,
     /// Smallest unit of every request, in bytes: a power of two from 512 to 4096.
     pub logical_block_bytes: u32,
-    /// Unit below which a write costs a read, in bytes.
+    /// Unit below which a write costs a read, in bytes: a power of two from the logical block to 1 MiB.
     pub physical_block_bytes: u32,
-    /// Longest read or write in bytes: a multiple of 4096, at most 1 MiB; 0 means the host's default.
+    /// Longest read or write in bytes: a multiple of 4096, at most 1 MiB; 0 means 512 KiB. By `export_ring!`
+    /// every request in flight has that much of the guest's memory.
     pub max_transfer_bytes: u32,
     /// What is special about it.
     pub features: Features,
@@ -87,7 +88,8 @@ pub trait Disk: Sized + 'static {
     /// As `device.write` in the WIT.
     async fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno>;
 
-    /// Makes every write that was answered before durable.
+    /// Makes every write that was answered before durable. The default does nothing: right only for disks
+    /// with `WRITE_THROUGH`, or with nothing to lose.
     ///
     /// # Errors
     ///
@@ -96,7 +98,7 @@ pub trait Disk: Sized + 'static {
         Ok(())
     }
 
-    /// Forgets `length` bytes at `offset`.
+    /// Forgets `length` bytes at `offset`. Called only where `max_discard_bytes` is above 0.
     ///
     /// # Errors
     ///
@@ -105,7 +107,8 @@ pub trait Disk: Sized + 'static {
         Err(Errno::NotSupported)
     }
 
-    /// Makes `length` bytes at `offset` zeros; with `may_discard` their space may be given back.
+    /// Makes `length` bytes at `offset` zeros; with `may_discard` their space may be given back. Called only
+    /// where `max_write_zeroes_bytes` is above 0.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! Runs the futures of requests, one for each tag, without allocating: each tag has room for its future.
+//! Runs the futures of requests, one for each tag. Each tag has room for its future, so nothing is allocated
+//! for a request.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -26,6 +27,8 @@ impl Wake for Tag {
 pub(crate) struct Executor<F> {
     tasks: Vec<Pin<Box<Option<F>>>>,
     wakers: Vec<Waker>,
+    /// Kept for its room.
+    woken: Vec<usize>,
 }
 
 impl<F: Future> Executor<F> {
@@ -35,6 +38,7 @@ impl<F: Future> Executor<F> {
             wakers: (0..tags)
                 .map(|tag| Waker::from(Arc::new(Tag(tag))))
                 .collect(),
+            woken: Vec::new(),
         }
     }
 
@@ -47,12 +51,14 @@ impl<F: Future> Executor<F> {
     /// Goes on with futures that were woken; `done` is called for each that ends.
     pub(crate) fn go_on_with_woken(&mut self, mut done: impl FnMut(usize, F::Output)) {
         // Who wakes itself again waits for the next call.
-        let woken = READY.with_borrow_mut(std::mem::take);
-        for &tag in &woken {
+        READY.with_borrow_mut(|ready| std::mem::swap(ready, &mut self.woken));
+        for index in 0..self.woken.len() {
+            let tag = self.woken[index];
             if let Some(output) = self.go_on(tag) {
                 done(tag, output);
             }
         }
+        self.woken.clear();
     }
 
     /// Whether a future has woken itself.

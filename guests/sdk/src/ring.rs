@@ -49,7 +49,8 @@ impl<D: Disk> ring::Guest for Batches<D> {
         let arena = Arena::new(&shape, slot_bytes, TIMERS_MAX).ok_or_else(|| {
             let depth = shape.depth;
             OpenError::Other(format!(
-                "no memory for {depth} requests of {slot_bytes} bytes; a smaller --depth needs less"
+                "no memory for the data of {depth} requests of {slot_bytes} bytes each; give more with \
+                 --memory-mib, or, with 'add', ask for less with --depth"
             ))
         })?;
         arena.with_bytes(lend);

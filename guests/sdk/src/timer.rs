@@ -24,7 +24,10 @@ thread_local! {
     static TOKENS: RefCell<Vec<Token>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Waits for about this long. At most 64 may wait at a time; more try again whenever they are polled.
+/// Waits for about this long, in whole milliseconds, at most a day. Only with `export_ring!`: by
+/// `export_device!` the request ends with `NotSupported`. A request that waits for longer than `--deadline`
+/// is the end of the guest. At most 64 may wait at a time; while more want to, the guest is polled without
+/// pause.
 pub fn sleep(time: Duration) -> impl Future<Output = ()> {
     Sleep { time, token: None }
 }

@@ -1,4 +1,4 @@
-//! The way down: what serves checked requests.
+//! One call for each request: the contract `device` in Rust.
 
 use super::Errno;
 

@@ -6,7 +6,7 @@ use thiserror::Error;
 use super::{Errno, Op};
 use crate::limits;
 
-/// What a guest says of itself (`geometry` and `features` in `wit/device.wit`), unchecked.
+/// What a guest says of itself (`geometry` and `features` in `wit/types.wit`), unchecked.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Claims {
     /// Size in bytes.
@@ -31,9 +31,9 @@ pub struct Claims {
     pub trim: Option<TrimClaims>,
 }
 
-/// `trim-limits` in `wit/trim.wit`, unchecked. All in bytes; 0 has the meaning given there.
+/// `trim-limits` in `wit/types.wit`, unchecked. All in bytes; 0 has the meaning given there.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(missing_docs, reason = "wit/trim.wit documents these")]
+#[expect(missing_docs, reason = "wit/types.wit documents these")]
 pub struct TrimClaims {
     pub granularity_bytes: u32,
     pub max_discard_bytes: u32,

@@ -20,7 +20,7 @@ use super::print;
 use crate::cli::{self, Nbd};
 use crate::config::{guest_limits, parse_options};
 use crate::error::{Context, Error, Result};
-use crate::guest::{Clock, Guest, Opened, Tags};
+use crate::guest::{Clock, Guest, Health, Opened, Tags};
 use crate::limits;
 use crate::nbd::handshake::{Offer, TlsMode};
 use crate::nbd::{Address, Listener, Service, serve_clients, server_config};
@@ -41,7 +41,8 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
         exit_with_parent()?;
     }
     let (tls, tls_config) = tls(&nbd.tls)?;
-    let mut opened = open(nbd, cache)?;
+    let health = Arc::new(Health::default());
+    let mut opened = open(nbd, cache, health.clone())?;
     let geometry = opened.geometry;
     let private = Folder::for_socket(nbd)?;
     let listener = listen(nbd, private.as_ref(), inherited)?;
@@ -66,13 +67,17 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     let served = serve_clients(&listener, &wake, service);
     // Nobody is to wait for a greeting that does not come, and the flush is not to wait for anybody.
     drop(listener);
-    let flushed = flush_at_last(&mut engine);
+    let flushed = flush_at_last(&mut engine, &health);
     let code = command.map_or(Ok(ExitCode::SUCCESS), Captive::end);
     served.and(flushed).and(code)
 }
 
-/// Requests of clients may be under way still: they are finished, and nobody is told.
-fn flush_at_last(engine: &mut Engine<'_>) -> Result<()> {
+/// Requests of clients may be under way still: they are finished, and nobody is told. Whoever waits for this
+/// process learns by its exit code that the guest has failed.
+fn flush_at_last(engine: &mut Engine<'_>, health: &Health) -> Result<()> {
+    if let Some(reason) = health.reason() {
+        return Err(Error::failed(format!("the guest had failed: {reason}")));
+    }
     engine
         .flush()
         .map_err(|errno| Error::failed(format!("the guest's last flush failed: {errno}")))
@@ -91,18 +96,25 @@ fn exit_with_parent() -> Result<()> {
 
 /// What clients are offered, and with which certificates.
 fn tls(tls: &cli::Tls) -> Result<(TlsMode, Option<Arc<ServerConfig>>)> {
-    let mode = match (tls.mode, &tls.certificates) {
-        (None | Some(cli::TlsMode::Off), None) => return Ok((TlsMode::Off, None)),
-        (Some(_), None) => {
-            return Err(Error::usage(
+    let Some(folder) = &tls.certificates else {
+        return match tls.mode {
+            None | Some(cli::TlsMode::Off) => Ok((TlsMode::Off, None)),
+            Some(_) => Err(Error::usage(
                 "--tls needs certificates: name their folder with --tls-certificates",
-            ));
-        }
-        (Some(cli::TlsMode::Off), Some(_)) => return Ok((TlsMode::Off, None)),
-        (Some(cli::TlsMode::On), Some(_)) => TlsMode::Allowed,
-        (None | Some(cli::TlsMode::Require), Some(_)) => TlsMode::Required,
+            )),
+        };
     };
-    let folder = tls.certificates.as_deref().unwrap_or(Path::new("."));
+    let mode = match tls.mode {
+        Some(cli::TlsMode::Off) if !tls.verify_peer => return Ok((TlsMode::Off, None)),
+        Some(cli::TlsMode::Off) => TlsMode::Off,
+        Some(cli::TlsMode::On) => TlsMode::Allowed,
+        None | Some(cli::TlsMode::Require) => TlsMode::Required,
+    };
+    if tls.verify_peer && mode != TlsMode::Required {
+        return Err(Error::usage(
+            "--tls-verify-peer lets in whoever does not encrypt, unless --tls is 'require'",
+        ));
+    }
     let config = server_config(folder, tls.verify_peer)?;
     Ok((mode, Some(config)))
 }
@@ -121,7 +133,7 @@ fn check_export(name: &str) -> Result<()> {
 }
 
 /// Opens the guest, as one instance for all clients.
-fn open(nbd: &Nbd, cache: Option<&Path>) -> Result<Opened> {
+fn open(nbd: &Nbd, cache: Option<&Path>, health: Arc<Health>) -> Result<Opened> {
     let options = parse_options(&nbd.guest.options)?;
     let Loaded {
         source,
@@ -135,7 +147,7 @@ fn open(nbd: &Nbd, cache: Option<&Path>) -> Result<Opened> {
         queues: 1,
         depth: limits::NBD_DEPTH,
     };
-    let mut opened = guest.open(&clock, Arc::default(), &options, tags)?;
+    let mut opened = guest.open(&clock, health, &options, tags)?;
     if nbd.read_only {
         opened.geometry = opened.geometry.without_writes();
     }

@@ -83,7 +83,7 @@ fn no_device(name: &str, exports: &[String]) -> Error {
              wit/)"
         ),
         None => format!(
-            "{name} does not export wasmblk:block/device@0.1.0 (see wit/device.wit) but {}",
+            "{name} does not export wasmblk:block/device@0.1.0 or ring@0.1.0 (see wit/) but {}",
             exports.join(", ")
         ),
     })

@@ -52,6 +52,11 @@ impl Session {
         self.deadline
     }
 
+    /// The device's health, which all its instances share.
+    pub(super) fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
     /// Whether the guest is not to be called any more.
     pub(super) fn has_failed(&self) -> bool {
         self.health.has_failed()

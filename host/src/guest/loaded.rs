@@ -148,7 +148,7 @@ impl Guest {
                 let (device, trim, claimed) = self.accept(opened)?;
                 let geometry = self.geometry(&claimed)?;
                 let slots = Slots::new(tags.of_one(&geometry), geometry.max_transfer_bytes)
-                    .doing(|| "no memory for the data; a smaller --depth needs less".into())?;
+                    .doing(no_memory)?;
                 let instance = Instance::new(session, device, trim);
                 Ok(Opened {
                     target: Box::new(Calls::new(instance, slots.clone())),
@@ -157,28 +157,45 @@ impl Guest {
                 })
             }
             Exports::Ring(indices) => {
-                // What is replicated is known only after open: such a guest gets tags for all queues.
-                let depth = u32::from(tags.queues) * u32::from(tags.depth);
-                let opened = session.call(|store| {
-                    // The arena counts as data that is passed, although it is not copied.
-                    store.set_hostcall_fuel(self.budget.bytes_max());
-                    let instance = self.linked.instantiate(&mut *store)?;
-                    let opened = ring::open(store, &instance, indices, options, depth);
-                    store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
-                    opened
-                });
-                let opening = self.accept(opened)?;
-                let geometry = self.geometry(&opening.claimed())?;
-                let ring = opening
-                    .begin(session, depth, &geometry)
-                    .map_err(|why| self.broken("ring.open", &why))?;
-                Ok(Opened {
-                    slots: ring.slots().clone(),
-                    target: Box::new(ring),
-                    geometry,
-                })
+                let (queues, depth) = (u32::from(tags.queues), u32::from(tags.depth));
+                let health = session.health().clone();
+                let opened = self.open_ring(session, indices, options, depth)?;
+                if queues == 1 || opened.geometry.replicated {
+                    return Ok(opened);
+                }
+                // Only now it is known that this one instance gets the requests of all queues.
+                drop(opened);
+                let session = Session::new(self.new_store(), self.deadline, clock, health);
+                self.open_ring(session, indices, options, queues * depth)
             }
         }
+    }
+
+    fn open_ring(
+        &self,
+        mut session: Session,
+        indices: &bindings_ring::GuestIndices,
+        options: &[(String, String)],
+        depth: u32,
+    ) -> Result<Opened> {
+        let opened = session.call(|store| {
+            let instance = self.linked.instantiate(&mut *store)?;
+            // The arena counts as data that is passed, although it is not copied.
+            store.set_hostcall_fuel(self.budget.bytes_max());
+            let opened = ring::open(store, &instance, indices, options, depth);
+            store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+            opened
+        });
+        let opening = self.accept(opened)?;
+        let geometry = self.geometry(&opening.claimed())?;
+        let ring = opening
+            .begin(session, depth, &geometry)
+            .map_err(|why| self.broken("its layout or first poll", &why))?;
+        Ok(Opened {
+            slots: ring.slots().clone(),
+            target: Box::new(ring),
+            geometry,
+        })
     }
 
     fn new_store(&self) -> Store<State> {
@@ -245,6 +262,11 @@ impl std::fmt::Debug for Opened {
             .field("geometry", &self.geometry)
             .finish_non_exhaustive()
     }
+}
+
+fn no_memory() -> String {
+    "the system has no memory for the data of the requests in flight; with 'add', a smaller --depth needs less"
+        .into()
 }
 
 /// What the contract `device` opens to: its functions, and what the guest says of the device.

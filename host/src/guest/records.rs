@@ -1,5 +1,7 @@
 //! The records of the contract `ring` (`wit/ring.wit`, version 1 of the layout). Pure.
 
+use thiserror::Error;
+
 use crate::block::{Errno, Op, Request};
 
 /// Bytes of an event and of an action.
@@ -43,11 +45,13 @@ pub enum Action {
 }
 
 /// Why a record is no action.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum NoAction {
     /// There is no such kind.
+    #[error("kind {0}")]
     Kind(u32),
     /// There is no such status.
+    #[error("status {0}")]
     Status(u32),
 }
 

@@ -1,5 +1,7 @@
 //! The contract `ring` as a target: records in memory that the guest lent, one call for all of them.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use wasmtime::component::Instance as ComponentInstance;
@@ -23,6 +25,9 @@ struct Layout {
     ops_max: u32,
 }
 
+/// No request is so long.
+const NOT_HELD: u32 = u32::MAX;
+
 /// A guest that shares its memory: no data is copied by the host.
 pub(super) struct Ring {
     /// In the arena, whose memory the store has.
@@ -31,16 +36,19 @@ pub(super) struct Ring {
     layout: Layout,
     session: Option<Session>,
     guest: ring::Guest,
-    /// Of each tag that the guest has, the length of the request.
-    lengths: Box<[Option<u32>]>,
-    /// Since when the guest has kept a request beyond the poll that brought it.
+    /// Of each tag that the guest has, the length of the request; of others, [`NOT_HELD`].
+    lengths: Box<[u32]>,
+    /// Since when the guest has kept a request beyond the poll that brought it, and of how many tags that
+    /// is known.
     since: Box<[Option<Instant>]>,
+    kept: u32,
     held: u32,
     /// Events that are written and not polled.
     events: u32,
     again: bool,
-    /// Timers that run: when they are due, and their tokens.
-    timers: Vec<(Instant, u32)>,
+    /// Timers that run: when they are due, and their tokens; and of each token, whether it is one of them.
+    timers: BinaryHeap<Reverse<(Instant, u32)>>,
+    running: Box<[bool]>,
     deadline: Duration,
 }
 
@@ -116,12 +124,14 @@ impl Opening {
             deadline: session.deadline(),
             session: Some(session),
             guest: self.guest,
-            lengths: vec![None; depth as usize].into(),
+            lengths: vec![NOT_HELD; depth as usize].into(),
             since: vec![None; depth as usize].into(),
+            kept: 0,
             held: 0,
             events: 0,
             again: true,
-            timers: Vec::with_capacity(layout.ops_max as usize),
+            timers: BinaryHeap::with_capacity(layout.ops_max as usize),
+            running: vec![false; layout.ops_max as usize].into(),
         };
         ring.turn(&mut Vec::new())?;
         Ok(ring)
@@ -139,7 +149,7 @@ fn check(layout: &ring::Layout, arena: &Arena, depth: u32) -> Result<Layout> {
     } = *layout;
     ensure!(
         version == records::VERSION,
-        "its layout has version {version}; this wasmblk knows version {}",
+        "its layout has version {version}; this wasmblk knows version {}: rebuild the guest",
         records::VERSION
     );
     ensure!(
@@ -154,7 +164,10 @@ fn check(layout: &ring::Layout, arena: &Arena, depth: u32) -> Result<Layout> {
     };
     ensure!(
         fits(events_offset, depth + ops_max) && fits(actions_offset, actions_max),
-        "its events or actions do not fit into the memory that it lent"
+        "events-offset is {events_offset} and actions-offset {actions_offset}; they must be multiples of 8 \
+         with room for {} and {actions_max} records of 32 bytes in the {} bytes that it lent",
+        depth + ops_max,
+        arena.bytes()
     );
     Ok(Layout {
         events_offset: events_offset as usize,
@@ -199,32 +212,39 @@ impl Ring {
             let place = self.layout.actions_offset + index * RECORD_BYTES;
             match records::action(&self.arena.get(place)) {
                 Ok(Action::Complete { tag, result }) => {
-                    let slot = self.lengths.get_mut(tag as usize);
-                    let Some(length) = slot.and_then(Option::take) else {
-                        bail!("it answers tag {tag}, which it does not have");
+                    let length = match self.lengths.get_mut(tag as usize) {
+                        Some(length) => std::mem::replace(length, NOT_HELD),
+                        None => NOT_HELD,
                     };
+                    ensure!(
+                        length != NOT_HELD,
+                        "it answers tag {tag}, which it does not have"
+                    );
                     self.held -= 1;
+                    if self.kept > 0 && self.since[tag as usize].take().is_some() {
+                        self.kept -= 1;
+                    }
                     answers.push(Answer {
                         slot: tag,
                         result: result.map(|()| length),
                     });
                 }
                 Ok(Action::Timer { token, after_ms }) => self.start_timer(token, after_ms)?,
-                Err(why) => bail!("it asks for what is no action: {why:?}"),
+                Err(why) => bail!("it asks for what is no action: {why}"),
             }
         }
         self.check_kept()
     }
 
     fn start_timer(&mut self, token: u32, after_ms: u64) -> Result<()> {
-        let known = token < self.layout.ops_max;
-        let running = self.timers.iter().any(|(_, other)| *other == token);
-        ensure!(
-            known && !running,
-            "it starts an operation with token {token}, which is in use or not below ops-max"
-        );
+        match self.running.get_mut(token as usize) {
+            Some(running) if !*running => *running = true,
+            _ => {
+                bail!("it starts a timer with token {token}, which is in use or not below ops-max")
+            }
+        }
         let after = Duration::from_millis(after_ms).min(limits::RING_TIMER_MAX);
-        self.timers.push((Instant::now() + after, token));
+        self.timers.push(Reverse((Instant::now() + after, token)));
         Ok(())
     }
 
@@ -234,8 +254,11 @@ impl Ring {
             return;
         }
         let now = Instant::now();
-        while let Some(place) = self.timers.iter().position(|(due, _)| *due <= now) {
-            let (_, token) = self.timers.swap_remove(place);
+        while let Some(Reverse((due, token))) = self.timers.peek().copied()
+            && due <= now
+        {
+            self.timers.pop();
+            self.running[token as usize] = false;
             self.push_event(&records::timer_event(token));
         }
     }
@@ -251,9 +274,11 @@ impl Ring {
         );
         let now = Instant::now();
         for (length, since) in self.lengths.iter().zip(&mut self.since) {
-            if length.is_none() {
-                *since = None;
+            if *length == NOT_HELD {
                 continue;
+            }
+            if since.is_none() {
+                self.kept += 1;
             }
             let kept = now.saturating_duration_since(*since.get_or_insert(now));
             ensure!(
@@ -267,29 +292,31 @@ impl Ring {
     /// Answers everything that the guest has with EIO.
     fn give_up(&mut self, answers: &mut Vec<Answer>) {
         for (slot, length) in (0..).zip(&mut self.lengths) {
-            if length.take().is_some() {
+            if std::mem::replace(length, NOT_HELD) != NOT_HELD {
                 let result = Err(Errno::EIO);
                 answers.push(Answer { slot, result });
             }
         }
         self.held = 0;
+        self.kept = 0;
+        self.since.fill(None);
         self.events = 0;
         self.again = false;
         self.timers.clear();
+        self.running.fill(false);
     }
 
     fn next(&self) -> Next {
         if self.again {
             return Next::Again;
         }
-        let due = self.timers.iter().map(|(due, _)| *due);
-        let kept = self
-            .since
-            .iter()
-            .flatten()
-            .map(|since| *since + self.deadline);
-        let kept = kept.min().filter(|_| self.held > 0);
-        match due.chain(kept).min() {
+        let due = self.timers.peek().map(|Reverse((due, _))| *due);
+        let mut bound = None;
+        if self.kept > 0 {
+            let oldest = self.since.iter().flatten().min();
+            bound = oldest.map(|since| *since + self.deadline);
+        }
+        match due.into_iter().chain(bound).min() {
             Some(time) => Next::At(time),
             None => Next::Submitted,
         }
@@ -301,7 +328,7 @@ impl Target for Ring {
         let request = request.request();
         // The engine has one request for each slot, and there are as many as slots.
         if let Some(length) = self.lengths.get_mut(slot as usize) {
-            *length = Some(request.length);
+            *length = request.length;
             self.held += 1;
             if !self.has_failed() {
                 self.push_event(&records::request_event(slot, request));
@@ -312,10 +339,13 @@ impl Target for Ring {
     fn poll(&mut self, answers: &mut Vec<Answer>) -> Next {
         if !self.has_failed() {
             self.take_due_timers();
-            if self.events == 0 && !self.again {
-                return self.next();
-            }
-            if let Err(fault) = self.turn(answers)
+            // Nothing for the guest to do may be the end of what it keeps.
+            let outcome = if self.events == 0 && !self.again {
+                self.check_kept()
+            } else {
+                self.turn(answers)
+            };
+            if let Err(fault) = outcome
                 && let Some(session) = &self.session
             {
                 session.fail("poll", &fault);
@@ -323,10 +353,6 @@ impl Target for Ring {
         }
         if self.has_failed() {
             self.give_up(answers);
-            return Next::Submitted;
-        }
-        if self.held == 0 && self.timers.is_empty() && !self.again {
-            return Next::Submitted;
         }
         self.next()
     }

@@ -61,7 +61,9 @@ impl Channel {
             return read_scattered(self.socket.as_fd(), slots, first, rest);
         };
         debug_assert!(first.is_none(), "what is encrypted is read into our memory");
-        loop {
+        // Records may be empty: a client that sends nothing else must not keep the others waiting. What is
+        // left in the socket is told of again.
+        for _ in 0..limits::NBD_TLS_READS_MAX {
             match tls.reader().read(rest) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.decrypted = 0,
                 result => {
@@ -82,6 +84,7 @@ impl Channel {
                 return Ok(0);
             }
         }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// Writes once, as many of the pieces as there is room for.

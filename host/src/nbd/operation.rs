@@ -99,8 +99,8 @@ impl Operation {
     pub(super) fn piece(&self, geometry: &Geometry) -> Option<Request> {
         let trim = geometry.trim;
         let (op, length_max) = match self.kind {
-            Kind::Read | Kind::ReadWhole | Kind::Cache => (Op::Read, geometry.max_transfer_bytes),
-            Kind::Write | Kind::WriteOfZeros => (Op::Write, geometry.max_transfer_bytes),
+            Kind::Read | Kind::ReadWhole | Kind::Cache => (Op::Read, piece_bytes_max(geometry)),
+            Kind::Write | Kind::WriteOfZeros => (Op::Write, piece_bytes_max(geometry)),
             Kind::Flush => (Op::Flush, 0),
             Kind::Trim => (Op::Discard, trim.map_or(0, |trim| trim.max_discard_bytes)),
             Kind::WriteZeroes => (
@@ -160,6 +160,11 @@ impl Operation {
     }
 }
 
+/// Longest piece of a read or write.
+fn piece_bytes_max(geometry: &Geometry) -> u32 {
+    geometry.max_transfer_bytes.min(limits::NBD_PIECE_BYTES_MAX)
+}
+
 /// A read has a limit. Where its reply cannot be made of several chunks, its pieces have to wait for each
 /// other.
 fn read_kind(header: &Header, session: Session, geometry: &Geometry) -> Result<Kind, Refusal> {
@@ -167,7 +172,7 @@ fn read_kind(header: &Header, session: Session, geometry: &Geometry) -> Result<K
         return Err(Refusal::TooLong);
     }
     let one_chunk = session.framing == Framing::Simple || header.has(command::FLAG_DF);
-    if one_chunk && header.length > geometry.max_transfer_bytes.into() {
+    if one_chunk && header.length > piece_bytes_max(geometry).into() {
         // Before that much memory is taken for it.
         geometry
             .check_range(Op::Read, header.offset, header.length)

@@ -1,7 +1,7 @@
 //! How long to look for events before sleeping: waking up a thread costs more than answering a request.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::limits;
 
@@ -25,7 +25,7 @@ impl Patience {
             return None;
         }
         let begin = Instant::now();
-        while begin.elapsed() < LOOK_FOR {
+        while begin.elapsed() < limits::NBD_LOOK_TIME {
             if let Some(found) = look() {
                 self.penalty = 0;
                 return Some(found);
@@ -38,5 +38,3 @@ impl Patience {
         None
     }
 }
-
-const LOOK_FOR: Duration = limits::NBD_LOOK_TIME;

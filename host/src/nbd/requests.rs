@@ -137,6 +137,9 @@ impl Connection {
             self.operations.push(None);
             self.operations.len() - 1
         });
+        if operation.kind == Kind::ReadWhole {
+            self.reading += operation.collected.len();
+        }
         self.operations[place] = Some(operation);
         self.current = Some(place);
         Ok(())
@@ -158,7 +161,9 @@ impl Connection {
             self.end_if_over(current, export);
             return Ok(());
         };
-        let reads = piece.op == Op::Read;
+        // What is collected was counted as a whole.
+        let kind = self.operations[current].as_ref().map(|it| it.kind);
+        let reads = piece.op == Op::Read && kind != Some(Kind::ReadWhole);
         if reads && self.is_full() {
             return Err(Stop::Full);
         }
@@ -258,7 +263,6 @@ impl Connection {
                 }
             }
             Kind::ReadWhole => {
-                self.reading -= bytes;
                 let at = usize::try_from(owner.offset - operation.header.offset).unwrap_or(0);
                 if let Some(data) = operation.collected.get_mut(at..at + bytes) {
                     export.pool.slots.get(slot, 0, data);
@@ -276,6 +280,9 @@ impl Connection {
         let over = self.operations[place]
             .take_if(|operation| operation.is_over() && self.current != Some(place));
         let Some(operation) = over else { return };
+        if operation.kind == Kind::ReadWhole {
+            self.reading -= operation.collected.len();
+        }
         let to = operation.to();
         match (operation.error(), operation.kind) {
             (Some(errno), _) => {

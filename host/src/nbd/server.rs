@@ -81,7 +81,7 @@ pub fn serve_clients(listener: &Listener, wake: impl AsFd, service: Service<'_, 
             match data.u64() {
                 WAKE => return Ok(()),
                 LISTENER => server.accept(listener),
-                place => server.event(place, export.pool),
+                place => server.event(place, event.flags, export.pool),
             }
         }
         timeout = server.turn(&mut export);
@@ -113,6 +113,8 @@ struct Server {
     starving: Vec<usize>,
     answers: Vec<(u32, std::result::Result<u32, Errno>)>,
     serial: u64,
+    /// Clients for whom there was no place, since that was last told.
+    sent_away: u64,
     patience: Patience,
 }
 
@@ -128,6 +130,7 @@ impl Server {
             starving: Vec::new(),
             answers: Vec::new(),
             serial: 0,
+            sent_away: 0,
             patience: Patience::default(),
         }
     }
@@ -183,10 +186,7 @@ impl Server {
             }
         };
         let Some(place) = self.clients.iter().position(Option::is_none) else {
-            warn!(
-                "more than {} clients; a further one was sent away",
-                self.clients.len()
-            );
+            self.sent_away += 1;
             return;
         };
         self.serial += 1;
@@ -203,18 +203,19 @@ impl Server {
         self.add_work(place);
     }
 
-    fn event(&mut self, place: u64, pool: &mut Pool) {
+    fn event(&mut self, place: u64, flags: EventFlags, pool: &mut Pool) {
         let Ok(place) = usize::try_from(place) else {
             return;
         };
         let Some(Some(client)) = self.clients.get_mut(place) else {
             return;
         };
-        let read = match client.connection.stop {
-            Stop::Input => client.connection.receive(pool),
-            _ => Ok(()),
+        let over = match client.connection.stop {
+            Stop::Input => client.connection.receive(pool).is_err(),
+            // Nobody is there any more, and this would be told without end.
+            _ => flags.intersects(EventFlags::HUP | EventFlags::ERR),
         };
-        if read.is_err() {
+        if over {
             return self.close(place, pool);
         }
         self.add_work(place);
@@ -230,6 +231,10 @@ impl Server {
     /// answered. Says how long to wait for events.
     fn turn(&mut self, export: &mut Export<'_, '_>) -> Duration {
         let mut first = std::mem::take(&mut self.starving);
+        if !first.is_empty() {
+            // Whoever was first has had slots.
+            first.rotate_left(1);
+        }
         self.work.retain(|place| !first.contains(place));
         first.append(&mut self.work);
         self.work = first;
@@ -314,6 +319,11 @@ impl Server {
 
     /// Ends clients that keep us waiting.
     fn sweep(&mut self, pool: &mut Pool) {
+        if self.sent_away > 0 {
+            let (sent_away, most) = (self.sent_away, self.clients.len());
+            warn!("there are {most} clients; {sent_away} further ones were sent away");
+            self.sent_away = 0;
+        }
         for place in 0..self.clients.len() {
             let client = self.clients[place].as_ref();
             if client.is_some_and(|client| client.connection.is_overdue()) {

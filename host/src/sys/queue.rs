@@ -115,7 +115,6 @@ impl QueueRing {
     ) -> io::Result<bool> {
         let submitted = match timeout {
             None => self.ring.submit_and_wait(1),
-            Some(Duration::ZERO) => self.ring.submit(),
             Some(timeout) => {
                 let timeout = Timespec::from(timeout);
                 let until = SubmitArgs::new().timespec(&timeout);

@@ -30,7 +30,8 @@ pub fn fetch(device: &File, info: &DevInfo, queues: &[u16], slots: Slots) -> io:
 /// Where the ring fails: requests may be without an answer then until the process ends.
 pub fn serve_queues(mut ring: QueueRing, engine: &mut Engine<'_>) -> io::Result<()> {
     let mut refused = Vec::new();
-    let mut next = Next::Submitted;
+    // The guest may have something to do already.
+    let mut next = Next::Again;
     loop {
         let mut batch = 0;
         let go_on = ring.turn(next.wait(), |slot, desc| {
@@ -56,8 +57,8 @@ fn begin(engine: &mut Engine<'_>, slot: u32, desc: &IoDesc) -> Result<(), Errno>
     engine.begin(slot, decode::request(desc)?)
 }
 
-/// Lets the guest work, and commits what it answers. A panic is a mistake of ours: it costs the requests
-/// in hand, not the device.
+/// Lets the guest work, and commits what it answers. A panic is a mistake of ours: from then on every request
+/// is EIO, and the device can still be deleted.
 fn answer(ring: &mut QueueRing, engine: &mut Engine<'_>) -> io::Result<Next> {
     let mut outcome = Ok(());
     let mut commit = |slot, result| {
