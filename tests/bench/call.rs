@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// Rounds in which all contracts take turns.
     #[arg(long, default_value_t = 21)]
     rounds: usize,
+    /// Only cases whose name contains this.
+    #[arg(long, default_value = "")]
+    case: String,
 }
 
 /// Of a disk in C without a flush, nothing is left but the contract.
@@ -54,6 +57,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             may_discard: false,
         };
         for batch in BATCHES {
+            let case = format!("ring {name}, batch {batch}");
+            if !case.contains(&options.case) {
+                continue;
+            }
             let (mut calls, mut natively) = (Vec::new(), Vec::new());
             for _ in 0..options.rounds {
                 let by_ring = measure(&mut *ring.target, &geometry, request, batch)?;
@@ -63,7 +70,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 calls.push((by_ring, by_call));
                 natively.push((by_ring, by_function));
             }
-            let case = format!("ring {name}, batch {batch}");
             let metric = ("call", "ns/request");
             rows.push(Row::new(metric, &case, "typed call", &calls, false));
             rows.push(Row::new(metric, &case, "native", &natively, false));

@@ -208,9 +208,9 @@ impl Ring {
             actions <= most,
             "it says {actions} actions, and has room for {most}"
         );
-        for index in 0..actions as usize {
-            let place = self.layout.actions_offset + index * RECORD_BYTES;
-            match records::action(&self.arena.get(place)) {
+        let (arena, offset) = (self.arena, self.layout.actions_offset);
+        for record in arena.records(offset, actions as usize) {
+            match records::action(&record) {
                 Ok(Action::Complete { tag, result }) => {
                     let length = match self.lengths.get_mut(tag as usize) {
                         Some(length) => std::mem::replace(length, NOT_HELD),
@@ -330,9 +330,7 @@ impl Target for Ring {
         if let Some(length) = self.lengths.get_mut(slot as usize) {
             *length = request.length;
             self.held += 1;
-            if !self.has_failed() {
-                self.push_event(&records::request_event(slot, request));
-            }
+            self.push_event(&records::request_event(slot, request));
         }
     }
 

@@ -57,20 +57,25 @@ impl Arena {
         unsafe { self.base.add(offset) }
     }
 
-    /// Copies words of 8 bytes out.
+    /// Copies records of `N` words of 8 bytes out, one after the other.
     ///
     /// # Panics
     ///
-    /// Where they are not inside, or `offset` is no multiple of 8.
-    #[must_use]
-    pub fn get<const N: usize>(&self, offset: usize) -> [u64; N] {
-        let words = self.words(offset, N);
-        std::array::from_fn(|index| {
-            let word = words.wrapping_add(index);
-            // SAFETY: `words` says that N words from there are in the guest's memory, which is mapped (see
-            // the type). The guest does not run meanwhile; the kernel, which may write what a hostile
-            // layout lets overlap, writes bytes, and any bytes are a word.
-            unsafe { word.read_volatile() }
+    /// Where they are not all inside, or `offset` is no multiple of 8.
+    pub fn records<const N: usize>(
+        self,
+        offset: usize,
+        count: usize,
+    ) -> impl Iterator<Item = [u64; N]> {
+        let words = self.words(offset, N * count);
+        (0..count).map(move |record| {
+            std::array::from_fn(|index| {
+                let word = words.wrapping_add(record * N + index);
+                // SAFETY: `words` says that all words of these records are in the guest's memory, which is
+                // mapped (see the type). The guest does not run meanwhile; the kernel, which may write
+                // what a hostile layout lets overlap, writes bytes, and any bytes are a word.
+                unsafe { word.read_volatile() }
+            })
         })
     }
 
