@@ -93,7 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                     Client::Fio => {
                         let socket = server.socket.display();
                         let uri = format!("--uri=nbd+unix:///?socket={socket}");
-                        fio::run(&["--ioengine=nbd", &uri], &load, time).map(|reached| reached.iops)
+                        fio::run(&["--ioengine=nbd", &uri], &load, time)
                     }
                 }
                 .with_context(|| format!("{}: {name}", server.name))?;

@@ -13,9 +13,8 @@ use tests::command::{find_program, output, search_path};
 use tests::steps::{say, step};
 use tests::uml::{self, Machine};
 use tests::{install, paths};
-use wasmblk::ublk::Control;
 
-use crate::fio::{self, Reached};
+use crate::fio;
 use crate::load::Load;
 use crate::native;
 use crate::report::{self, Row};
@@ -35,9 +34,6 @@ pub(crate) struct Options {
     /// Only cases whose name contains this.
     #[arg(long, default_value = "")]
     case: String,
-    /// Count system calls for each request as well, with strace.
-    #[arg(long)]
-    calls: bool,
 }
 
 /// The version of rublk that is measured.
@@ -70,14 +66,14 @@ fn install_rublk() -> Result<()> {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    install(&[("fio", "fio"), ("strace", "strace")])?;
+    install(&[("fio", "fio")])?;
     step("rublk", install_rublk)?;
     step("test bed: User-mode Linux", uml::setup)?;
     let this = std::env::current_exe()?;
     let script = format!(
         "export PATH='{}' HOME=/tmp WASMBLK_CACHE_DIR=/tmp/cache CARGO_TARGET_DIR='{}' \
          WASMBLK_TEST_CACHE='{}' WASMBLK_LOG=warn\n\
-         cd /tmp && exec '{}' ublk-in-bed --json --rounds {} --time-ms {} --case '{}' {}\n",
+         cd /tmp && exec '{}' ublk-in-bed --json --rounds {} --time-ms {} --case '{}'\n",
         search_path(),
         paths::target().display(),
         paths::cache()?.display(),
@@ -85,7 +81,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         options.rounds,
         options.time_ms,
         options.case,
-        if options.calls { "--calls" } else { "" },
     );
     let machine = Machine {
         memory_mib: 3072,
@@ -132,11 +127,7 @@ pub(crate) fn run_in_bed(options: &Options) -> Result<()> {
         let mut rounds: Vec<Vec<f64>> = Vec::new();
         for _ in 0..options.rounds {
             let figures = of_case.iter().map(|device| ask(device, &load, time));
-            rounds.push(
-                figures
-                    .map(|reached| Ok(reached?.iops))
-                    .collect::<Result<_>>()?,
-            );
+            rounds.push(figures.collect::<Result<_>>()?);
         }
         let place = |name| of_case.iter().position(|device| device.name == name);
         for (_, peer) in PEERS.iter().filter(|(name, _)| *name == ours) {
@@ -148,13 +139,6 @@ pub(crate) fn run_in_bed(options: &Options) -> Result<()> {
                 .collect();
             rows.push(Row::new(("ublk", "kIOPS"), &name, peer, &rounds, true));
         }
-    }
-    if options.calls {
-        let (.., load) = cases()
-            .into_iter()
-            .find(|(name, ..)| name == "null randread 4k depth 32")
-            .context("a case")?;
-        rows.push(count_calls(&devices, &load)?);
     }
     report::show(&rows, options.json)
 }
@@ -169,56 +153,10 @@ const PEERS: [(&str, &str); 6] = [
     ("memory", "memory-device"),
 ];
 
-fn ask(device: &Device, load: &Load, time: Duration) -> Result<Reached> {
+fn ask(device: &Device, load: &Load, time: Duration) -> Result<f64> {
     let node = format!("--filename={}", device.node.display());
     let target = ["--ioengine=io_uring", "--direct=1", "--randrepeat=0", &node];
     fio::run(&target, load, time).context(device.name)
-}
-
-/// System calls of the two servers for each request, counted the same way.
-fn count_calls(devices: &[Device], load: &Load) -> Result<Row> {
-    let mut rounds = Vec::new();
-    for _ in 0..3 {
-        let mut calls = [0.0; 2];
-        for (calls, (name, id)) in calls.iter_mut().zip([("null", 1), ("rublk null", 10)]) {
-            let device = devices.iter().find(|device| device.name == name);
-            let device = device.context("a device")?;
-            *calls = calls_per_request(device, id, load).context(name)?;
-        }
-        rounds.push((calls[0], calls[1]));
-    }
-    let case = format!("null randread 4k depth {}", load.depth);
-    let metric = ("ublk", "system calls/request");
-    Ok(Row::new(metric, &case, "rublk null", &rounds, false))
-}
-
-fn calls_per_request(device: &Device, id: u32, load: &Load) -> Result<f64> {
-    let pid = server_of(id)?;
-    let counts = Path::new("/tmp/calls");
-    let mut strace = Command::new("strace")
-        .args(["-c", "-f", "-p", &pid.to_string(), "-o"])
-        .arg(counts)
-        .stderr(Stdio::null())
-        .spawn()?;
-    thread::sleep(Duration::from_millis(500));
-    let reached = ask(device, load, Duration::from_secs(1));
-    output(Command::new("kill").args(["-INT", &strace.id().to_string()]))?;
-    strace.wait()?;
-    let text = fs::read_to_string(counts)?;
-    let total = text.lines().find(|line| line.ends_with("total"));
-    // "100.00    0.123456          12      1234        56 total", without the errors where there are none.
-    let calls: f64 = total
-        .and_then(|line| line.split_whitespace().nth(3))
-        .context("strace counted nothing")?
-        .parse()?;
-    Ok(calls / reached?.requests)
-}
-
-/// The process that serves a device, as the kernel knows it.
-fn server_of(id: u32) -> Result<u32> {
-    let mut control = Control::open()?;
-    let info = control.info(id)?;
-    Ok(u32::try_from(info.ublksrv_pid)?)
 }
 
 fn cases() -> Vec<(String, &'static str, Load)> {
