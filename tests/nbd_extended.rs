@@ -1,13 +1,11 @@
 //! Extended headers (NBD_OPT_EXTENDED_HEADERS), which few clients have: by hand.
 
+use wasmblk::nbd::wire::command::{
+    BLOCK_STATUS, FLAG_PAYLOAD_LEN as PAYLOAD_LEN, READ, TRIM, WRITE, WRITE_ZEROES,
+};
+
 use crate::nbd_server::{Framing, Raw, Server, content, extended, flagged, number};
 
-const READ: u16 = 0;
-const WRITE: u16 = 1;
-const TRIM: u16 = 4;
-const WRITE_ZEROES: u16 = 6;
-const BLOCK_STATUS: u16 = 7;
-const PAYLOAD_LEN: u16 = 1 << 5;
 const GIB: u64 = 1 << 30;
 
 /// Reads all chunks of one reply; gives the data, which must be whole.

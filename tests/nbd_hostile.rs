@@ -8,17 +8,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tests::disk::wait_until;
+use wasmblk::nbd::wire::command::{BLOCK_STATUS, FLUSH, READ, TRIM, WRITE, WRITE_ZEROES};
 
 use crate::nbd_server::{
     Folder, Framing, Raw, Server, extended, flagged, nbd, number, option, request,
 };
 
-const READ: u16 = 0;
-const WRITE: u16 = 1;
-const FLUSH: u16 = 3;
-const TRIM: u16 = 4;
-const WRITE_ZEROES: u16 = 6;
-const BLOCK_STATUS: u16 = 7;
 const EINVAL: Option<u64> = Some(22);
 const ENOSPC: Option<u64> = Some(28);
 /// The connection is closed.

@@ -10,18 +10,13 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tests::disk::wait_until;
+use wasmblk::nbd::wire::command::{
+    CACHE, FLAG_DF, FLAG_FUA, FLUSH, READ, TRIM, WRITE, WRITE_ZEROES,
+};
 
 use crate::nbd_server::{Framing, Raw, Server, extended, flagged, number, option};
 
 const SIZE: u64 = 4 << 20;
-const READ: u16 = 0;
-const WRITE: u16 = 1;
-const FLUSH: u16 = 3;
-const TRIM: u16 = 4;
-const CACHE: u16 = 5;
-const WRITE_ZEROES: u16 = 6;
-const FLAG_FUA: u16 = 1;
-const FLAG_DF: u16 = 1 << 2;
 
 fn runner(cases: u32) -> TestRunner {
     TestRunner::new(Config {
