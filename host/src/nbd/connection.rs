@@ -100,10 +100,6 @@ impl Connection {
         }
     }
 
-    pub(super) fn serial(&self) -> u64 {
-        self.serial
-    }
-
     /// Whether it has haggled, or left its replies unread, for too long.
     pub(super) fn is_overdue(&self) -> bool {
         let haggles = matches!(self.phase, Phase::Handshake(_));

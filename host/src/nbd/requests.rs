@@ -154,16 +154,17 @@ impl Connection {
 
     /// Lets one more piece of the current operation begin.
     fn go_on(&mut self, current: usize, export: &mut Export<'_, '_>) -> Result<(), Stop> {
-        let operation = self.operations[current].as_mut();
-        let piece = operation.and_then(|operation| operation.piece(export.engine.geometry()));
-        let Some(piece) = piece else {
+        let geometry = export.engine.geometry();
+        let next = self.operations[current]
+            .as_ref()
+            .and_then(|operation| Some((operation.kind, operation.piece(geometry)?)));
+        let Some((kind, piece)) = next else {
             self.current = None;
             self.end_if_over(current, export);
             return Ok(());
         };
         // What is collected was counted as a whole.
-        let kind = self.operations[current].as_ref().map(|it| it.kind);
-        let reads = piece.op == Op::Read && kind != Some(Kind::ReadWhole);
+        let reads = piece.op == Op::Read && kind != Kind::ReadWhole;
         if reads && self.is_full() {
             return Err(Stop::Full);
         }
@@ -174,18 +175,14 @@ impl Connection {
                 .take(self.owner(current, &piece))
                 .ok_or(Stop::Slots)?,
         };
-        let Some(operation) = &mut self.operations[current] else {
-            return Ok(());
-        };
-        match operation.kind {
+        match kind {
             Kind::Write => self.fill(slot, piece, export.pool)?,
             Kind::WriteOfZeros => export.pool.slots.zero(slot, piece.length as usize),
             _ => {}
         }
-        let Some(operation) = &mut self.operations[current] else {
-            return Ok(());
-        };
-        operation.begin(&piece);
+        if let Some(operation) = &mut self.operations[current] {
+            operation.begin(&piece);
+        }
         if reads {
             self.reading += piece.length as usize;
         }

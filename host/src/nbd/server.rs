@@ -268,7 +268,7 @@ impl Server {
             let (slot, result) = self.answers[index];
             let owner = export.pool.owner(slot);
             match &mut self.clients[owner.client] {
-                Some(client) if client.connection.serial() == owner.serial => {
+                Some(client) if client.connection.serial == owner.serial => {
                     client.connection.answered(slot, result, export);
                     self.add_work(owner.client);
                 }

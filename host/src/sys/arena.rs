@@ -2,8 +2,7 @@
 
 use std::ptr::{NonNull, with_exposed_provenance_mut};
 
-/// Arenas begin on pages.
-const PAGE_BYTES: usize = 4096;
+use super::memory::PAGE_BYTES;
 
 /// A range of a guest's linear memory, by its address in this process.
 ///

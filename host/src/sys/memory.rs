@@ -6,6 +6,9 @@ use std::ptr::{NonNull, null_mut};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
+/// Slots, arenas and descriptors begin on pages of this size, as the WIT says too.
+pub(super) const PAGE_BYTES: usize = 4096;
+
 /// A mapping, unmapped when dropped. It gives out addresses only; who reads or writes through them
 /// argues for that.
 #[derive(Debug)]

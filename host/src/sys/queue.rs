@@ -10,15 +10,13 @@ use io_uring::types::{Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 use zerocopy::IntoBytes;
 
-use super::memory::Mapping;
+use super::memory::{Mapping, PAGE_BYTES};
 use super::slots::Slots;
 use crate::ublk::abi::{DevInfo, IoCmd, IoDesc, RES_ABORT, io as command};
 
 /// Distance between the descriptor arrays of two queues in `/dev/ublkcN`: room for the greatest
 /// depth (`UBLK_MAX_QUEUE_DEPTH`) in whole pages.
 const DESCRIPTORS_BYTES_MAX: u64 = 4096 * size_of::<IoDesc>() as u64;
-
-const PAGE_BYTES: usize = 4096;
 
 /// One thread's ring, with the descriptors of the queues it serves. The slot of a tag is its number in
 /// the ring: the first queue's tags come first.

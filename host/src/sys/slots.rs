@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::arena::Arena;
-use super::memory::Mapping;
-
-const PAGE_BYTES: usize = 4096;
+use super::memory::{Mapping, PAGE_BYTES};
 
 /// Buffers of equal length at equal distances. A copy of this value names the same memory.
 ///
