@@ -4,15 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tests::paths;
-use wasmblk::block::{Backend, Errno, Geometry, Op, Request};
+use wasmblk::block::{Backend, Carrier, Errno, Geometry, Op, Request};
 use wasmblk::error::Result;
-use wasmblk::guest::{Clock, Guest, Health, Limits, Opened, Source, Tags, compile, new_engine};
+use wasmblk::guest::{
+    Clock, Guest, Health, Limits, Opened, Opener, Source, Tags, compile, new_engine,
+};
 use wasmblk::serve::Engine;
 use wasmblk::stats::Stats;
+use wasmblk::store::{Grant, Stores};
+use wasmblk::sys::Blocking;
 
 /// An opened guest.
 pub(crate) struct Direct {
     opened: Opened,
+    carrier: Blocking,
     pub(crate) geometry: Geometry,
     pub(crate) health: Arc<Health>,
 }
@@ -26,23 +31,40 @@ const LIMITS: Limits = Limits {
 impl Direct {
     /// Opens a guest from `guests/`.
     pub(crate) fn open(name: &str, options: &[(&str, &str)]) -> Result<Direct> {
+        Direct::open_with(name, options, &[])
+    }
+
+    /// Opens a guest and grants it stores, as `--store` has them.
+    pub(crate) fn open_with(
+        name: &str,
+        options: &[(&str, &str)],
+        stores: &[String],
+    ) -> Result<Direct> {
         let engine = new_engine()?;
-        let clock = Clock::start(&engine)?;
         let source = Source::read(&paths::guest(name))?;
-        let guest = Guest::load(&engine, &compile(&engine, &source, None)?, name, LIMITS)?;
+        let artefact = compile(&engine, &source, None)?;
+        let stores = Arc::new(Stores::open(&Grant::parse_all(stores)?)?);
         let health = Arc::new(Health::default());
         let options: Vec<(String, String)> = options
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
-        let tags = Tags {
-            queues: 1,
-            depth: 4,
+        let opener = Opener {
+            guest: Arc::new(Guest::load(&engine, &artefact, name, LIMITS, stores)?),
+            clock: Clock::start(&engine)?,
+            health: health.clone(),
+            options: options.into(),
+            tags: Tags {
+                queues: 1,
+                depth: 4,
+            },
         };
-        let opened = guest.open(&clock, health.clone(), &options, tags)?;
+        let opened = opener.open()?;
+        let carrier = Blocking::new(&opened.place).expect("threads");
         Ok(Direct {
             geometry: opened.geometry,
             opened,
+            carrier,
             health,
         })
     }
@@ -63,17 +85,27 @@ impl Direct {
             may_discard: false,
         };
         change(&mut request);
-        let Opened { target, slots, .. } = &mut self.opened;
+        let Opened { target, place, .. } = &mut self.opened;
+        let (slots, carrier) = (&place.slots, &mut self.carrier);
         let stats = Stats::default();
         let mut engine = Engine::new(self.geometry, &mut **target, slots.count(), &stats);
         slots.put(1, 0, data);
         engine.begin(1, request)?;
         let mut answer = None;
-        while answer.is_none() {
-            engine.poll(|slot, result| {
+        loop {
+            let next = engine.poll(|slot, result| {
                 assert_eq!(slot, 1, "the request that was sent");
                 answer = Some(result);
             });
+            if answer.is_some() {
+                break;
+            }
+            for (token, transfer) in engine.transfers() {
+                carrier.begin(token, &transfer).expect("it begins");
+            }
+            let wait = next.wait().unwrap_or(Duration::from_secs(20));
+            let mut ended = |token, ended| engine.ended(token, ended);
+            carrier.wait(wait, &mut ended).expect("it waits");
         }
         let bytes = answer.expect("the loop's end")?;
         assert_eq!(bytes, request.length);

@@ -22,4 +22,5 @@ mod nbd_transport;
 mod nbd_wire;
 mod oldest;
 mod ring;
+mod stores;
 mod tidy;

@@ -103,7 +103,7 @@ fn actions_as_the_wit_has_them() {
         after_ms: 513,
     };
     assert_eq!(action(&words(&timer)), Ok(expected));
-    for kind in [1, 15, 17, 255] {
+    for kind in [9, 15, 17, 255] {
         let mut record = [0; 32];
         record[0] = kind;
         assert_eq!(action(&words(&record)), Err(NoAction::Kind(kind.into())));
@@ -205,7 +205,7 @@ fn a_lie_in_poll_is_the_end_of_the_guest() {
         ("tag-beyond", "does not have"),
         ("tag-max", "does not have"),
         ("kind", "no action"),
-        ("store-kind", "no action"),
+        ("store-kind", "not granted"),
         ("status", "no action"),
         ("status-max", "no action"),
         ("never", "waits for nothing"),
@@ -324,7 +324,11 @@ proptest! {
                 prop_assert_eq!(tag.to_le_bytes(), [near[4], near[5], near[6], near[7]]);
             }
             Ok(Action::Timer { .. }) => prop_assert_eq!(near[0], 16),
-            Err(NoAction::Kind(kind)) => prop_assert!(kind != 0 && kind != 16),
+            Ok(Action::Transfer { token, .. }) => {
+                prop_assert!((1..=8).contains(&near[0]));
+                prop_assert_eq!(token.to_le_bytes(), [near[4], near[5], near[6], near[7]]);
+            }
+            Err(NoAction::Kind(kind)) => prop_assert!(kind > 8 && kind != 16),
             Err(NoAction::Status(status)) => prop_assert!(status > 8),
         }
     }

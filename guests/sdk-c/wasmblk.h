@@ -41,7 +41,8 @@ enum wasmblk_feature {
     WASMBLK_FEATURE_WRITE_THROUGH = 1 << 1,
     WASMBLK_FEATURE_FUA = 1 << 2,
     WASMBLK_FEATURE_ROTATIONAL = 1 << 3,
-    WASMBLK_FEATURE_REPLICATED = 1 << 4
+    WASMBLK_FEATURE_REPLICATED = 1 << 4,
+    WASMBLK_FEATURE_RESTARTABLE = 1 << 5
 };
 
 /* An option of the operator, --set key=value. The words end with a zero byte as well. */
@@ -235,6 +236,7 @@ struct wasmblk_result {
             wasmblk_u8 has_trim;
             wasmblk_u32 trim[3];
             wasmblk_u32 layout[7];
+            wasmblk_u8 data;
         } disk;
         struct {
             wasmblk_u8 which;
@@ -268,7 +270,7 @@ struct wasmblk_result *wasmblk_export_open(
     wasmblk_u64 stride = (wasmblk_u64)disk->max_transfer_bytes + WASMBLK_PAGE_BYTES;
     wasmblk_u64 records = ((wasmblk_u64)depth + WASMBLK_TIMERS) * sizeof(struct wasmblk_record);
     wasmblk_u64 slots = (2 * records + WASMBLK_PAGE_BYTES - 1) & ~(wasmblk_u64)(WASMBLK_PAGE_BYTES - 1);
-    wasmblk_u64 bytes = slots + depth * stride;
+    wasmblk_u64 bytes = (slots + depth * stride + WASMBLK_PAGE_BYTES - 1) & ~(wasmblk_u64)(WASMBLK_PAGE_BYTES - 1);
     wasmblk_u8 *arena = wasmblk_grow(bytes);
     if (!arena) {
         return wasmblk_refuse(1, "no memory for the data of so many requests; give more with --memory-mib, or, "
@@ -292,6 +294,8 @@ struct wasmblk_result *wasmblk_export_open(
     wasmblk_u32 layout[7] = {1, 0, (wasmblk_u32)records, depth + WASMBLK_TIMERS, WASMBLK_TIMERS,
         (wasmblk_u32)slots, (wasmblk_u32)stride};
     for (int i = 0; i < 7; i++) result.of.disk.layout[i] = layout[i];
+    /* The data of requests is in the arena. */
+    result.of.disk.data = 0;
     return &result;
 }
 

@@ -88,6 +88,10 @@ pub struct Guest {
     /// An option for the guest; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
+    /// Grant a file or block device to the guest, under a name that it knows; may be repeated. ':ro' keeps the
+    /// guest from writing, ':direct' passes by the system's cache.
+    #[arg(long = "store", value_name = "NAME=PATH[:ro][:direct]")]
+    pub stores: Vec<String>,
     /// Memory of the guest, in MiB; of a `ring` guest, with the data of all requests in flight.
     #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB_DEFAULT)]
     #[arg(value_parser = value_parser!(u64).range(1..=limits::GUEST_MEMORY_BYTES_MAX >> 20))]

@@ -11,6 +11,7 @@ use crate::cli::{self, Add};
 use crate::error::{Error, Result};
 use crate::guest::{Limits, Source};
 use crate::limits;
+use crate::store::Grant;
 use crate::ublk::Spec;
 
 /// Everything that a data plane needs to know of its device, beside the compiled guest.
@@ -22,6 +23,8 @@ pub struct DeviceConfig {
     pub digest: String,
     /// Options for the guest, in the order given.
     pub options: Vec<(String, String)>,
+    /// What the guest is granted.
+    pub stores: Vec<Grant>,
     /// The wanted number.
     pub id: Option<u32>,
     /// Hardware queues.
@@ -63,6 +66,7 @@ impl DeviceConfig {
             guest: std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone()),
             digest: source.digest.clone(),
             options: parse_options(&add.guest.options)?,
+            stores: Grant::parse_all(&add.guest.stores)?,
             id: add.id,
             queues: add.queues,
             depth: add.depth,

@@ -48,6 +48,7 @@ pub mod nbd;
 pub mod plane;
 pub mod serve;
 pub mod stats;
+pub mod store;
 #[expect(unsafe_code, reason = "the one place for it")]
 pub mod sys;
 pub mod text;

@@ -67,6 +67,29 @@ pub const RING_OPS_MAX: u32 = 65536;
 /// The longest timer of a guest; longer ones are due after this.
 pub const RING_TIMER_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// A `ring` guest may keep a request for as long as its deadline; that is looked at in every so many polls,
+/// and when nothing comes.
+pub const RING_POLLS_PER_LOOK: u32 = 16;
+
+/// While something of a `ring` guest is with a store, its requests may take so many deadlines.
+pub const RING_STORE_PERIODS_MAX: u32 = 4;
+
+/// Instances that may be at fault one soon after the other before a `restartable` guest has failed for good:
+/// what one unlucky moment causes is over by then.
+pub const RESTARTS_MAX: u32 = 5;
+
+/// How long nothing may happen for faults not to be one soon after the other.
+pub const RESTART_CALM_TIME: Duration = Duration::from_secs(60);
+
+/// How long to wait before the second restart; twice as long before each that follows. The first is at once.
+pub const RESTART_DELAY: Duration = Duration::from_millis(50);
+
+/// Threads that wait for stores where there is no ring: a disk has something to do, and they are few.
+pub const STORE_THREADS: usize = 8;
+
+/// Stores of one device: as many as a wide stripe has legs.
+pub const STORES_MAX: usize = 64;
+
 /// How often running calls are looked at: the accuracy of the deadline.
 pub const EPOCH_TICK: Duration = Duration::from_millis(100);
 

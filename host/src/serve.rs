@@ -1,11 +1,12 @@
 //! The seam between every frontend and every target: one request, one answer. Nothing goes round it.
 
-use std::thread;
 use std::time::Instant;
 
 use tracing::trace;
 
-use crate::block::{Answer, Checked, Errno, Geometry, Next, Op, Request, Target};
+use crate::block::{
+    Answer, Carrier, Checked, Ended, Errno, Geometry, Next, Op, Output, Request, Target, Transfer,
+};
 use crate::limits;
 use crate::stats::Stats;
 
@@ -32,7 +33,7 @@ pub struct Engine<'a> {
     in_flight: u32,
     /// A mistake of ours left the target in the middle of something: it is not used any more.
     abandoned: bool,
-    answers: Vec<Answer>,
+    output: Output,
 }
 
 impl std::fmt::Debug for Engine<'_> {
@@ -58,7 +59,10 @@ impl<'a> Engine<'a> {
             stages: vec![Stage::Free; slots as usize].into(),
             in_flight: 0,
             abandoned: false,
-            answers: Vec::with_capacity(slots as usize),
+            output: Output {
+                answers: Vec::with_capacity(slots as usize),
+                transfers: Vec::with_capacity(slots as usize),
+            },
         }
     }
 
@@ -106,9 +110,9 @@ impl<'a> Engine<'a> {
         if self.abandoned {
             return Next::Submitted;
         }
-        let mut next = self.target.poll(&mut self.answers);
+        let mut next = self.target.poll(&mut self.output);
         self.stats.count_copied(self.target.take_copied_bytes());
-        for Answer { slot, result } in self.answers.drain(..) {
+        for Answer { slot, result } in self.output.answers.drain(..) {
             let Some(stage) = self.stages.get_mut(slot as usize) else {
                 continue;
             };
@@ -137,15 +141,27 @@ impl<'a> Engine<'a> {
         next
     }
 
+    /// Transfers that the target asked for since the last call, with their tokens.
+    pub fn transfers(&mut self) -> impl Iterator<Item = (u32, Transfer)> {
+        self.output.transfers.drain(..)
+    }
+
+    /// A transfer, or a part of one, has ended.
+    pub fn ended(&mut self, token: u32, ended: Ended) {
+        if !self.abandoned {
+            self.target.ended(token, ended, &mut self.output);
+        }
+    }
+
     /// The target's last call: finishes what is under way, then makes everything durable.
     ///
     /// # Errors
     ///
-    /// The target's; `ETIMEDOUT` where it does not answer in time.
-    pub fn flush(&mut self) -> Result<(), Errno> {
+    /// The target's; `ETIMEDOUT` where it does not answer in time; `EIO` where transfers end no more.
+    pub fn flush(&mut self, carrier: &mut dyn Carrier) -> Result<(), Errno> {
         let deadline = Instant::now() + limits::LAST_FLUSH_TIMEOUT;
         let (mut begun, mut outcome) = (false, None);
-        while outcome.is_none() {
+        loop {
             if self.in_flight == 0 {
                 self.begin(0, *Checked::FLUSH.request())?;
                 begun = true;
@@ -155,24 +171,28 @@ impl<'a> Engine<'a> {
                     outcome = Some(result.map(drop));
                 }
             });
-            if outcome.is_some() {
-                break;
+            if let Some(outcome) = outcome {
+                return outcome;
+            }
+            for (token, transfer) in self.output.transfers.drain(..) {
+                let begun = carrier.begin(token, &transfer);
+                begun.map_err(|_| Errno::EIO)?;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Errno::ETIMEDOUT);
             }
-            if let Some(time) = next.wait() {
-                thread::sleep(time.min(left));
-            }
+            let wait = next.wait().map_or(left, |time| time.min(left));
+            let mut ended = |token, ended| self.target.ended(token, ended, &mut self.output);
+            carrier.wait(wait, &mut ended).map_err(|_| Errno::EIO)?;
         }
-        outcome.unwrap_or(Err(Errno::EIO))
     }
 
     /// Answers everything that is under way with EIO, and all that follows, after a mistake of ours.
     pub fn abandon(&mut self, mut done: impl FnMut(u32, Result<u32, Errno>)) {
         self.abandoned = true;
-        self.answers.clear();
+        self.output.answers.clear();
+        self.output.transfers.clear();
         for (slot, stage) in (0..).zip(self.stages.iter_mut()) {
             if std::mem::replace(stage, Stage::Free) != Stage::Free {
                 self.stats.count_error();

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 use tests::paths;
-use wasmblk::block::{Answer, Geometry, Op, Request, Target};
-use wasmblk::guest::{Clock, Guest, Limits, Opened, Source, Tags, compile, new_engine};
+use wasmblk::block::{Geometry, Op, Output, Request, Target};
+use wasmblk::guest::{Clock, Guest, Limits, Opened, Opener, Source, Tags, compile, new_engine};
 
 use crate::native::Native;
 use crate::report::{self, Row};
@@ -80,22 +80,33 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn open(name: &str, options: &[(&str, &str)]) -> Result<Opened> {
     let engine = new_engine()?;
-    let clock = Clock::start(&engine)?;
     let source = Source::read(&paths::guest(name))?;
     let limits = Limits {
         memory_bytes: 1 << 30,
         deadline: Duration::from_secs(30),
     };
-    let guest = Guest::load(&engine, &compile(&engine, &source, None)?, name, limits)?;
-    let tags = Tags {
-        queues: 1,
-        depth: DEPTH,
-    };
+    let artefact = compile(&engine, &source, None)?;
     let options: Vec<(String, String)> = options
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect();
-    Ok(guest.open(&clock, Arc::default(), &options, tags)?)
+    let opener = Opener {
+        guest: Arc::new(Guest::load(
+            &engine,
+            &artefact,
+            name,
+            limits,
+            Arc::default(),
+        )?),
+        clock: Clock::start(&engine)?,
+        health: Arc::default(),
+        options: options.into(),
+        tags: Tags {
+            queues: 1,
+            depth: DEPTH,
+        },
+    };
+    Ok(opener.open()?)
 }
 
 /// Nanoseconds for each request.
@@ -107,17 +118,18 @@ fn measure(
 ) -> Result<f64> {
     let errno = |errno| anyhow::anyhow!("refused: {errno}");
     let checked = request.check(geometry).map_err(errno)?;
-    let mut answers: Vec<Answer> = Vec::with_capacity(usize::from(DEPTH));
+    let mut output = Output::default();
+    output.answers.reserve(usize::from(DEPTH));
     let rounds = REQUESTS / batch;
     let begin = Instant::now();
     for _ in 0..rounds {
         for slot in 0..batch {
             target.submit(slot, &checked);
         }
-        while answers.len() < batch as usize {
-            target.poll(&mut answers);
+        while output.answers.len() < batch as usize {
+            target.poll(&mut output);
         }
-        answers.clear();
+        output.answers.clear();
     }
     Ok(begin.elapsed().as_secs_f64() * 1e9 / f64::from(rounds * batch))
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result};
-use wasmblk::block::{Answer, Checked, Claims, Geometry, Next, Target};
+use wasmblk::block::{Answer, Checked, Claims, Ended, Geometry, Next, Output, Target};
 use wasmblk::serve::Engine;
 use wasmblk::stats::Stats;
-use wasmblk::sys::Slots;
+use wasmblk::sys::{Place, Slots};
 use wasmblk::ublk::{Control, Device, Spec, fetch, serve_queues};
 
 /// Answers everything with success.
@@ -22,8 +22,10 @@ impl Target for Native {
         self.answers.push(Answer { slot, result });
     }
 
-    fn poll(&mut self, answers: &mut Vec<Answer>) -> Next {
-        answers.append(&mut self.answers);
+    fn ended(&mut self, _token: u32, _ended: Ended, _output: &mut Output) {}
+
+    fn poll(&mut self, output: &mut Output) -> Next {
+        output.answers.append(&mut self.answers);
         Next::Submitted
     }
 
@@ -53,11 +55,11 @@ pub(crate) fn serve() -> Result<()> {
     let info = *device.info();
     let slots = Slots::new(128, info.max_io_buf_bytes)?;
     let worker = thread::spawn(move || -> Result<()> {
-        let ring = fetch(&file, &info, &[0], slots)?;
+        let mut ring = fetch(&file, &info, &[0], Place::new(slots))?;
         let mut native = Native::default();
         let stats = Stats::default();
         let mut engine = Engine::new(geometry, &mut native, 128, &stats);
-        Ok(serve_queues(ring, &mut engine)?)
+        Ok(serve_queues(&mut ring, &mut engine)?)
     });
     device.start()?;
     match worker.join() {

@@ -6,6 +6,7 @@
 //! that is supported.
 
 mod apt;
+pub mod backing;
 pub mod bed;
 pub mod command;
 pub mod disk;

@@ -7,7 +7,7 @@ wit_bindgen::generate!({ world: "ring-disk", path: "../../wit" });
 
 use std::cell::RefCell;
 
-use exports::wasmblk::block::ring::{Disk, Guest, Layout, Shape};
+use exports::wasmblk::block::ring::{Data, Disk, Guest, Layout, Shape};
 use wasmblk::block::host::{lend, log};
 use wasmblk::block::types::{Features, Geometry, OpenError};
 use wasmblk_guest::parse_size;
@@ -220,6 +220,7 @@ impl Guest for Rogue {
             },
             trim: None,
             layout,
+            data: Data::Arena,
         })
     }
 

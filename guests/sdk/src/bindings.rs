@@ -20,6 +20,7 @@ pub mod device {
         with: {
             "wasmblk:block/types@0.1.0": super::wasmblk::block::types,
             "wasmblk:block/host@0.1.0": super::wasmblk::block::host,
+            "wasmblk:block/store@0.1.0": super::wasmblk::block::store,
         },
     });
 }

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
+use crate::arena;
 use crate::bindings::device::exports::wasmblk::block::{device, trim};
 use crate::bindings::wasmblk::block::host::{Level, log};
 use crate::bindings::wasmblk::block::types::{Geometry, TrimLimits};
@@ -43,6 +44,9 @@ impl<D: Disk> device::Guest for Calls<D> {
     fn open(options: Vec<(String, String)>) -> Result<Geometry, OpenError> {
         std::panic::set_hook(Box::new(|panic| log(Level::Error, &panic.to_string())));
         let (disk, info) = D::open(&options)?;
+        let no_memory =
+            || OpenError::Other("no memory for the scratch; give more with --memory-mib".into());
+        arena::scratch_alone().ok_or_else(no_memory)?;
         // It lives as long as the instance.
         DISK.set(Some(Box::leak(Box::new(disk))));
         INFO.set(Some(info));

@@ -40,6 +40,15 @@ impl Info {
         }
     }
 
+    /// The same, and without writes where it is `read_only`.
+    #[must_use]
+    pub fn with_read_only(mut self, read_only: bool) -> Info {
+        if read_only {
+            self.features = self.features | Features::READ_ONLY;
+        }
+        self
+    }
+
     pub(crate) fn geometry(&self) -> Geometry {
         Geometry {
             size_bytes: self.size_bytes,

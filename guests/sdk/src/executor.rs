@@ -1,5 +1,5 @@
-//! Runs the futures of requests, one for each tag. Each tag has room for its future, so nothing is allocated
-//! for a request.
+//! Runs the futures of requests, one for each tag, and those in the background. Each tag has room for its future,
+//! so nothing is allocated for a request.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -7,14 +7,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
+type Background = Pin<Box<dyn Future<Output = ()>>>;
+
 thread_local! {
-    /// Tags whose futures can go on.
+    /// Futures that can go on: tags, and behind them those in the background.
     static READY: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    static BACKGROUND: RefCell<Vec<Background>> = const { RefCell::new(Vec::new()) };
 }
 
-struct Tag(usize);
+/// Runs a future beside the requests, for as long as the disk lives. Only in `open`; it begins when that is
+/// done. While requests come, it has its turns between them.
+pub fn run_in_background(future: impl Future<Output = ()> + 'static) {
+    BACKGROUND.with_borrow_mut(|background| background.push(Box::pin(future)));
+}
 
-impl Wake for Tag {
+struct Number(usize);
+
+impl Wake for Number {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -26,6 +35,7 @@ impl Wake for Tag {
 
 pub(crate) struct Executor<F> {
     tasks: Vec<Pin<Box<Option<F>>>>,
+    background: Vec<Background>,
     wakers: Vec<Waker>,
     /// Kept for its room.
     woken: Vec<usize>,
@@ -33,10 +43,14 @@ pub(crate) struct Executor<F> {
 
 impl<F: Future> Executor<F> {
     pub(crate) fn new(tags: usize) -> Executor<F> {
+        let background = BACKGROUND.take();
+        let all = tags + background.len();
+        READY.with_borrow_mut(|ready| ready.extend(tags..all));
         Executor {
             tasks: (0..tags).map(|_| Box::pin(None)).collect(),
-            wakers: (0..tags)
-                .map(|tag| Waker::from(Arc::new(Tag(tag))))
+            background,
+            wakers: (0..all)
+                .map(|number| Waker::from(Arc::new(Number(number))))
                 .collect(),
             woken: Vec::new(),
         }
@@ -48,14 +62,14 @@ impl<F: Future> Executor<F> {
         self.go_on(tag)
     }
 
-    /// Goes on with futures that were woken; `done` is called for each that ends.
+    /// Goes on with futures that were woken; `done` is called for each of a tag that ends.
     pub(crate) fn go_on_with_woken(&mut self, mut done: impl FnMut(usize, F::Output)) {
         // Who wakes itself again waits for the next call.
         READY.with_borrow_mut(|ready| std::mem::swap(ready, &mut self.woken));
         for index in 0..self.woken.len() {
-            let tag = self.woken[index];
-            if let Some(output) = self.go_on(tag) {
-                done(tag, output);
+            let number = self.woken[index];
+            if let Some(output) = self.go_on(number) {
+                done(number, output);
             }
         }
         self.woken.clear();
@@ -66,9 +80,20 @@ impl<F: Future> Executor<F> {
         READY.with_borrow(|ready| !ready.is_empty())
     }
 
-    fn go_on(&mut self, tag: usize) -> Option<F::Output> {
-        let mut task = self.tasks[tag].as_mut();
-        let mut context = Context::from_waker(&self.wakers[tag]);
+    fn go_on(&mut self, number: usize) -> Option<F::Output> {
+        let mut context = Context::from_waker(&self.wakers[number]);
+        let Some(task) = self.tasks.get_mut(number) else {
+            let place = number - self.tasks.len();
+            let ended = self.background[place]
+                .as_mut()
+                .poll(&mut context)
+                .is_ready();
+            if ended {
+                self.background[place] = Box::pin(std::future::pending());
+            }
+            return None;
+        };
+        let mut task = task.as_mut();
         match task.as_mut().as_pin_mut()?.poll(&mut context) {
             Poll::Ready(output) => {
                 task.set(None);

@@ -24,21 +24,32 @@
 mod arena;
 #[doc(hidden)]
 pub mod bindings;
+mod data;
 mod device;
 mod disk;
 mod executor;
+mod join;
+mod mapper;
+mod operation;
 mod ring;
 mod size;
+mod store;
 mod timer;
 
+pub use arena::Scratch;
 pub use bindings::wasmblk::block::host::{Level, log};
 pub use bindings::wasmblk::block::types::{Errno, Features, OpenError};
+pub use data::Data;
 #[doc(hidden)]
 pub use device::Calls;
 pub use disk::{Disk, Info};
+pub use executor::run_in_background;
+pub use join::{all, both, each};
+pub use mapper::Mapper;
 #[doc(hidden)]
-pub use ring::Batches;
+pub use ring::{Batches, Maps};
 pub use size::parse_size;
+pub use store::Store;
 pub use timer::sleep;
 
 /// Exports a [`Disk`] as the contract `ring`.
@@ -46,6 +57,15 @@ pub use timer::sleep;
 macro_rules! export_ring {
     ($disk:ty) => {
         type WasmblkGuest = $crate::Batches<$disk>;
+        $crate::bindings::export_ring!(WasmblkGuest with_types_in $crate::bindings);
+    };
+}
+
+/// Exports a [`Mapper`] as the contract `ring`, with the data of requests left to the host.
+#[macro_export]
+macro_rules! export_mapper {
+    ($mapper:ty) => {
+        type WasmblkGuest = $crate::Maps<$mapper>;
         $crate::bindings::export_ring!(WasmblkGuest with_types_in $crate::bindings);
     };
 }

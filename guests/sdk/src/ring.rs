@@ -1,16 +1,17 @@
-//! A [`Disk`] as the contract `ring`.
+//! A [`Disk`] or [`Mapper`] as the contract `ring`.
 
 use std::cell::RefCell;
 use std::future::Future;
 use std::marker::PhantomData;
 
-use crate::arena::{Arena, Record};
+use crate::arena::{Arena, Record, Wanted};
 use crate::bindings::exports::wasmblk::block::ring::{self, Shape};
 use crate::bindings::wasmblk::block::host::{Level, lend, log};
-use crate::disk::Disk;
+use crate::data::Data;
+use crate::disk::{Disk, Info};
 use crate::executor::Executor;
-use crate::timer::{self, TIMERS_MAX};
-use crate::{Errno, OpenError};
+use crate::mapper::Mapper;
+use crate::{Errno, OpenError, operation, store};
 
 /// The longest transfer of a disk that names none, in bytes.
 const TRANSFER_BYTES_DEFAULT: u32 = 512 << 10;
@@ -24,10 +25,19 @@ const FLUSH: u32 = 2;
 const DISCARD: u32 = 3;
 const WRITE_ZEROES: u32 = 4;
 const TIMER: u32 = 16;
+const ENDED: u32 = 17;
+
+/// Operations at a time, beside some for each request.
+const OPS_ALONE: usize = 64;
+const OPS_OF_REQUEST: usize = 4;
 
 /// What `export_ring!` exports.
 #[derive(Debug)]
 pub struct Batches<D>(PhantomData<D>);
+
+/// What `export_mapper!` exports.
+#[derive(Debug)]
+pub struct Maps<M>(PhantomData<M>);
 
 thread_local! {
     static SERVER: RefCell<Option<Box<dyn Poll>>> = const { RefCell::new(None) };
@@ -37,45 +47,87 @@ trait Poll {
     fn poll(&mut self, events: u32) -> u32;
 }
 
+fn poll(events: u32) -> u32 {
+    SERVER.with_borrow_mut(|server| match server {
+        Some(server) => server.poll(events),
+        None => 0,
+    })
+}
+
 impl<D: Disk> ring::Guest for Batches<D> {
     fn open(options: Vec<(String, String)>, shape: Shape) -> Result<ring::Disk, OpenError> {
-        std::panic::set_hook(Box::new(|panic| log(Level::Error, &panic.to_string())));
-        let (disk, info) = D::open(&options)?;
-        let mut geometry = info.geometry();
-        if geometry.max_transfer_bytes == 0 {
-            geometry.max_transfer_bytes = TRANSFER_BYTES_DEFAULT.min(shape.max_transfer_bytes);
-        }
-        let slot_bytes = geometry.max_transfer_bytes;
-        let arena = Arena::new(&shape, slot_bytes, TIMERS_MAX).ok_or_else(|| {
-            let depth = shape.depth;
-            OpenError::Other(format!(
-                "no memory for the data of {depth} requests of {slot_bytes} bytes each; give more with \
-                 --memory-mib, or, with 'add', ask for less with --depth"
-            ))
-        })?;
-        arena.with_bytes(lend);
-        let server = Server {
-            // It lives as long as the instance.
-            disk: Box::leak(Box::new(disk)),
-            arena,
-            executor: Executor::new(shape.depth as usize),
-            serve: serve::<D>,
-            actions: 0,
-        };
-        SERVER.set(Some(Box::new(server)));
-        Ok(ring::Disk {
-            geometry,
-            trim: Some(info.trim()),
-            layout: arena.layout(),
-        })
+        report_panics();
+        let opened = D::open(&options)?;
+        serve(opened, &shape, ring::Data::Arena, serve_disk::<D>)
     }
 
     fn poll(events: u32) -> u32 {
-        SERVER.with_borrow_mut(|server| match server {
-            Some(server) => server.poll(events),
-            None => 0,
-        })
+        poll(events)
     }
+}
+
+impl<M: Mapper> ring::Guest for Maps<M> {
+    fn open(options: Vec<(String, String)>, shape: Shape) -> Result<ring::Disk, OpenError> {
+        report_panics();
+        let opened = M::open(&options)?;
+        serve(opened, &shape, ring::Data::Host, serve_mapper::<M>)
+    }
+
+    fn poll(events: u32) -> u32 {
+        poll(events)
+    }
+}
+
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| log(Level::Error, &panic.to_string())));
+}
+
+/// Lends an arena, and serves a disk from there.
+fn serve<D: 'static, F: Future<Output = Result<(), Errno>> + 'static>(
+    (disk, info): (D, Info),
+    shape: &Shape,
+    data: ring::Data,
+    serve: fn(&'static D, Request) -> F,
+) -> Result<ring::Disk, OpenError> {
+    let mut geometry = info.geometry();
+    if geometry.max_transfer_bytes == 0 {
+        geometry.max_transfer_bytes = TRANSFER_BYTES_DEFAULT.min(shape.max_transfer_bytes);
+    }
+    let depth = shape.depth as usize;
+    let slot_bytes = match data {
+        ring::Data::Arena => geometry.max_transfer_bytes,
+        ring::Data::Host => 0,
+    };
+    let ops_max = OPS_ALONE + OPS_OF_REQUEST * depth;
+    let wanted = Wanted {
+        depth,
+        slot_bytes: slot_bytes as usize,
+        ops_max,
+    };
+    let arena = Arena::new(&wanted).ok_or_else(|| {
+        OpenError::Other(format!(
+            "no memory for the data of {depth} requests of {slot_bytes} bytes each; give more with \
+             --memory-mib, or, with 'add', ask for less with --depth"
+        ))
+    })?;
+    arena.with_bytes(lend);
+    operation::set_max(ops_max);
+    store::no_calls();
+    let server = Server {
+        // It lives as long as the instance.
+        disk: Box::leak(Box::new(disk)),
+        arena,
+        executor: Executor::new(depth),
+        serve,
+        actions: 0,
+    };
+    SERVER.set(Some(Box::new(server)));
+    Ok(ring::Disk {
+        geometry,
+        trim: Some(info.trim()),
+        layout: arena.layout(),
+        data,
+    })
 }
 
 struct Server<D: 'static, F> {
@@ -86,26 +138,28 @@ struct Server<D: 'static, F> {
     actions: usize,
 }
 
-/// A request, with its data in its slot.
+/// A request, with its data in its slot or with the host.
 struct Request {
     kind: u32,
+    tag: u32,
     offset: u64,
     length: u32,
     flags: u32,
-    data: &'static mut [u8],
+    slot: &'static mut [u8],
 }
 
-async fn serve<D: Disk>(disk: &'static D, request: Request) -> Result<(), Errno> {
+async fn serve_disk<D: Disk>(disk: &'static D, request: Request) -> Result<(), Errno> {
     let Request {
         kind,
         offset,
         length,
         flags,
-        data,
+        slot,
+        ..
     } = request;
     match kind {
-        READ => disk.read(offset, data).await,
-        WRITE => disk.write(offset, data, flags & 1 != 0).await,
+        READ => disk.read(offset, slot).await,
+        WRITE => disk.write(offset, slot, flags & 1 != 0).await,
         FLUSH => disk.flush().await,
         DISCARD => disk.discard(offset, length).await,
         WRITE_ZEROES => disk.write_zeroes(offset, length, flags & 2 != 0).await,
@@ -113,13 +167,35 @@ async fn serve<D: Disk>(disk: &'static D, request: Request) -> Result<(), Errno>
     }
 }
 
+async fn serve_mapper<M: Mapper>(mapper: &'static M, request: Request) -> Result<(), Errno> {
+    let Request {
+        kind,
+        tag,
+        offset,
+        length,
+        flags,
+        ..
+    } = request;
+    match kind {
+        READ => mapper.read(offset, Data::new(tag, length)).await,
+        WRITE => {
+            let data = Data::new(tag, length);
+            mapper.write(offset, data, flags & 1 != 0).await
+        }
+        FLUSH => mapper.flush().await,
+        DISCARD => mapper.discard(offset, length).await,
+        WRITE_ZEROES => mapper.write_zeroes(offset, length, flags & 2 != 0).await,
+        _ => Err(Errno::NotSupported),
+    }
+}
+
 impl<D, F: Future<Output = Result<(), Errno>>> Server<D, F> {
     fn event(&mut self, [head, offset, size, _]: Record) {
         let (kind, tag) = (head as u32, (head >> 32) as u32);
-        if kind == TIMER {
-            return timer::due(tag);
-        }
         let (length, flags) = (size as u32, (size >> 32) as u32);
+        if kind == TIMER || kind == ENDED {
+            return operation::ended(tag, length);
+        }
         let data_bytes = if kind == READ || kind == WRITE {
             length
         } else {
@@ -127,10 +203,11 @@ impl<D, F: Future<Output = Result<(), Errno>>> Server<D, F> {
         };
         let request = Request {
             kind,
+            tag,
             offset,
             length,
             flags,
-            data: self.arena.slot(tag as usize, data_bytes as usize),
+            slot: self.arena.slot(tag as usize, data_bytes as usize),
         };
         let future = (self.serve)(self.disk, request);
         if let Some(result) = self.executor.begin(tag as usize, future) {
@@ -148,9 +225,8 @@ impl<D, F: Future<Output = Result<(), Errno>>> Poll for Server<D, F> {
         let (arena, actions) = (&self.arena, &mut self.actions);
         self.executor
             .go_on_with_woken(|tag, result| complete(arena, actions, tag as u32, result));
-        timer::take_new(|token, after_ms| {
-            let head = u64::from(TIMER) | u64::from(token) << 32;
-            arena.put_action(*actions, &[head, after_ms, 0, 0]);
+        operation::take_new(|action| {
+            arena.put_action(*actions, action);
             *actions += 1;
         });
         // Fewer than 2^31, as there is a record for each.

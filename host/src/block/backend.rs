@@ -7,6 +7,11 @@ use super::Errno;
 /// Callers pass only ranges that [`Request::check`](super::Request::check) accepted; offsets and
 /// lengths are in bytes.
 pub trait Backend {
+    /// Whether it has ended in the middle of the last call, whose result then means nothing.
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     /// Fills all of `data` from `offset`.
     ///
     /// # Errors

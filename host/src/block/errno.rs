@@ -25,6 +25,22 @@ impl Errno {
     /// Something did not answer in time.
     pub const ETIMEDOUT: Errno = Errno(110);
 
+    /// What a store's error is to whoever asked the guest: those that say something about the store, and EIO
+    /// for everything else.
+    #[must_use]
+    pub fn of_store(number: i32) -> Errno {
+        match number {
+            // A quota, or the largest file that there may be.
+            libc::ENOSPC | libc::EDQUOT | libc::EFBIG => Errno::ENOSPC,
+            libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY => Errno::EOPNOTSUPP,
+            libc::EROFS | libc::EPERM => Errno::EROFS,
+            libc::ETIMEDOUT => Errno::ETIMEDOUT,
+            libc::ENODATA => Errno::ENODATA,
+            libc::EILSEQ => Errno::EILSEQ,
+            _ => Errno::EIO,
+        }
+    }
+
     /// The number: 1 to 4095.
     #[must_use]
     pub fn number(self) -> u16 {

@@ -27,6 +27,8 @@ pub struct Claims {
     pub rotational: bool,
     /// Several instances may serve the device.
     pub replicated: bool,
+    /// A new instance may take the place of one that failed.
+    pub restartable: bool,
     /// What the optional interface `trim` says, where the guest has it.
     pub trim: Option<TrimClaims>,
 }
@@ -62,6 +64,8 @@ pub struct Geometry {
     pub rotational: bool,
     /// One instance for each queue, instead of one for all.
     pub replicated: bool,
+    /// A new instance may take the place of one that failed.
+    pub restartable: bool,
     /// Discard and write-zeroes, where the guest does them.
     pub trim: Option<Trim>,
 }
@@ -129,6 +133,7 @@ impl Geometry {
             fua_native: claims.fua,
             rotational: claims.rotational,
             replicated: claims.replicated,
+            restartable: claims.restartable,
             trim: claims
                 .trim
                 .map(|trim| Trim::new(&trim, logical))

@@ -6,9 +6,11 @@ mod errno;
 mod geometry;
 mod request;
 mod target;
+mod transfer;
 
 pub use backend::Backend;
 pub use errno::Errno;
 pub use geometry::{Claims, Geometry, GeometryError, Trim, TrimClaims};
 pub use request::{Checked, Op, Request};
-pub use target::{Answer, Next, Target};
+pub use target::{Answer, Next, Output, Target};
+pub use transfer::{Carrier, Ended, Memory, Transfer, Work, ZEROS_BYTES};

@@ -1,6 +1,7 @@
 //! `wasmblk add`: check, compile, and hand over to the device's own process.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::load::{Loaded, load};
 use super::{print, print_json};
@@ -23,7 +24,7 @@ pub(super) fn run(add: &Add, run_dir: &RunDir, cache: Option<&Path>, log: &str) 
     }
     // Loading it here as well finds what the contract forbids before any process is started.
     let name = config.guest.display().to_string();
-    Guest::load(&engine, &artefact, &name, config.limits())?;
+    Guest::load(&engine, &artefact, &name, config.limits(), Arc::default())?;
     announce(&plane::start(&config, &artefact)?, add.format)
 }
 

@@ -20,13 +20,14 @@ use super::print;
 use crate::cli::{self, Nbd};
 use crate::config::{guest_limits, parse_options};
 use crate::error::{Context, Error, Result};
-use crate::guest::{Clock, Guest, Health, Opened, Tags};
+use crate::guest::{Clock, Guest, Health, Opened, Opener, Tags};
 use crate::limits;
 use crate::nbd::handshake::{Offer, TlsMode};
 use crate::nbd::{Address, Listener, Service, serve_clients, server_config};
 use crate::serve::Engine;
 use crate::stats::Stats;
-use crate::sys::first_inherited_fd;
+use crate::store::{Grant, Stores};
+use crate::sys::{Blocking, first_inherited_fd};
 use crate::wake::Wake;
 
 /// The registered port of the protocol.
@@ -43,6 +44,8 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     let (tls, tls_config) = tls(&nbd.tls)?;
     let health = Arc::new(Health::default());
     let mut opened = open(nbd, cache, health.clone())?;
+    let mut carrier = Blocking::new(&opened.place)
+        .doing(|| "cannot start threads for the guest's stores".into())?;
     let geometry = opened.geometry;
     let private = Folder::for_socket(nbd)?;
     let listener = listen(nbd, private.as_ref(), inherited)?;
@@ -51,7 +54,7 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     let command = announce(nbd, &listener, &uri, &wake)?;
     info!(uri, "clients can connect");
     let stats = Stats::default();
-    let slots = opened.slots.clone();
+    let slots = opened.place.slots.clone();
     let mut engine = Engine::new(geometry, &mut *opened.target, slots.count(), &stats);
     let offer = Offer {
         name: nbd.export.clone(),
@@ -62,24 +65,25 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
         offer: &offer,
         tls: tls_config.as_ref(),
         engine: &mut engine,
+        carrier: &mut carrier,
         slots,
     };
     let served = serve_clients(&listener, &wake, service);
     // Nobody is to wait for a greeting that does not come, and the flush is not to wait for anybody.
     drop(listener);
-    let flushed = flush_at_last(&mut engine, &health);
+    let flushed = flush_at_last(&mut engine, &mut carrier, &health);
     let code = command.map_or(Ok(ExitCode::SUCCESS), Captive::end);
     served.and(flushed).and(code)
 }
 
 /// Requests of clients may be under way still: they are finished, and nobody is told. Whoever waits for this
 /// process learns by its exit code that the guest has failed.
-fn flush_at_last(engine: &mut Engine<'_>, health: &Health) -> Result<()> {
+fn flush_at_last(engine: &mut Engine<'_>, carrier: &mut Blocking, health: &Health) -> Result<()> {
     if let Some(reason) = health.reason() {
         return Err(Error::failed(format!("the guest had failed: {reason}")));
     }
     engine
-        .flush()
+        .flush(carrier)
         .map_err(|errno| Error::failed(format!("the guest's last flush failed: {errno}")))
 }
 
@@ -141,13 +145,19 @@ fn open(nbd: &Nbd, cache: Option<&Path>, health: Arc<Health>) -> Result<Opened> 
         artefact,
     } = load(&nbd.guest, cache)?;
     let name = source.path.display().to_string();
-    let guest = Guest::load(&engine, &artefact, &name, guest_limits(&nbd.guest))?;
-    let clock = Clock::start(&engine)?;
-    let tags = Tags {
-        queues: 1,
-        depth: limits::NBD_DEPTH,
+    let stores = Arc::new(Stores::open(&Grant::parse_all(&nbd.guest.stores)?)?);
+    let limits = guest_limits(&nbd.guest);
+    let opener = Opener {
+        guest: Arc::new(Guest::load(&engine, &artefact, &name, limits, stores)?),
+        clock: Clock::start(&engine)?,
+        health,
+        options: options.into(),
+        tags: Tags {
+            queues: 1,
+            depth: limits::NBD_DEPTH,
+        },
     };
-    let mut opened = guest.open(&clock, health, &options, tags)?;
+    let mut opened = opener.open()?;
     if nbd.read_only {
         opened.geometry = opened.geometry.without_writes();
     }

@@ -1,3 +1,7 @@
 //! The WIT as Rust, and nothing else.
 
-wasmtime::component::bindgen!({ path: "../wit", world: "any-disk" });
+wasmtime::component::bindgen!({
+    path: "../wit",
+    world: "any-disk",
+    imports: { "wasmblk:block/store": trappable },
+});

@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 
+use super::fault::Fault;
 use super::instance::Instance;
-use crate::block::{Answer, Backend, Checked, Errno, Next, Op, Request, Target};
+use super::supervisor::Running;
+use crate::block::{Answer, Backend, Checked, Ended, Errno, Next, Op, Output, Request, Target};
 use crate::limits;
 use crate::sys::Slots;
 
@@ -60,14 +62,20 @@ impl<B: Backend> Target for Calls<B> {
         self.waiting.push_back((slot, *request.request()));
     }
 
+    /// It asks for none.
+    fn ended(&mut self, _token: u32, _ended: Ended, _output: &mut Output) {}
+
     /// A few calls at a time, so that a slow one delays few answers.
-    fn poll(&mut self, answers: &mut Vec<Answer>) -> Next {
+    fn poll(&mut self, output: &mut Output) -> Next {
         for _ in 0..limits::ANSWERS_HELD_MAX {
             let Some((slot, request)) = self.waiting.pop_front() else {
                 break;
             };
             let result = self.call(slot, &request);
-            answers.push(Answer { slot, result });
+            if self.backend.has_ended() {
+                break;
+            }
+            output.answers.push(Answer { slot, result });
         }
         if self.waiting.is_empty() {
             Next::Submitted
@@ -78,5 +86,11 @@ impl<B: Backend> Target for Calls<B> {
 
     fn take_copied_bytes(&mut self) -> u64 {
         std::mem::take(&mut self.copied_bytes)
+    }
+}
+
+impl Running for Calls<Instance> {
+    fn take_fault(&mut self) -> Option<Fault> {
+        self.backend.take_fault()
     }
 }

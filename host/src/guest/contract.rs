@@ -16,8 +16,9 @@ const OURS: &str = "wasmblk:block/";
 
 /// What a guest may import without a grant: our own interfaces, and the parts of WASI that ordinary
 /// toolchains put into everything. Those are inert (see `imports`).
-const IMPORTS: [&str; 7] = [
+const IMPORTS: [&str; 8] = [
     "wasmblk:block/host@0.1.",
+    "wasmblk:block/store@0.1.",
     "wasmblk:block/types@0.1.",
     "wasi:cli/",
     "wasi:io/",

@@ -88,10 +88,10 @@ impl Clock {
     /// A further instance to watch.
     pub(super) fn watch(&self) -> Arc<Call> {
         let call = Arc::new(Call::default());
-        self.calls
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(call.clone());
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those of instances that are gone are nobody else's.
+        calls.retain(|call| Arc::strong_count(call) > 1);
+        calls.push(call.clone());
         call
     }
 }

@@ -1,9 +1,8 @@
 //! What becomes of a guest's error, and of a guest that broke.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tracing::error;
 use wasmtime::{FrameInfo, Trap, WasmBacktrace};
 
 use super::bindings::wasmblk::block::types::Errno as GuestErrno;
@@ -25,12 +24,59 @@ pub(super) fn errno(error: GuestErrno) -> Errno {
     }
 }
 
-/// Whether a device's guest is still of use. It fails once and for all: a RAM disk that came back as
-/// zeros under a mounted file system would lose data silently.
+/// What a guest is told of a store's errno.
+pub(super) fn guest_errno(errno: Errno) -> GuestErrno {
+    match errno {
+        Errno::ENOSPC => GuestErrno::NoSpace,
+        Errno::EINVAL => GuestErrno::Invalid,
+        Errno::EOPNOTSUPP => GuestErrno::NotSupported,
+        Errno::EROFS => GuestErrno::ReadOnly,
+        Errno::ETIMEDOUT => GuestErrno::TimedOut,
+        Errno::ENODATA => GuestErrno::Medium,
+        Errno::EILSEQ => GuestErrno::Corrupt,
+        _ => GuestErrno::Io,
+    }
+}
+
+/// What ended an instance: in which call, and how.
+#[derive(Debug)]
+pub(super) struct Fault {
+    call: &'static str,
+    why: wasmtime::Error,
+}
+
+impl Fault {
+    pub(super) fn new(call: &'static str, why: wasmtime::Error) -> Fault {
+        Fault { call, why }
+    }
+
+    /// In one line.
+    pub(super) fn summary(&self) -> String {
+        word(&format!("{}: {}", self.call, describe(&self.why)))
+    }
+
+    /// The guest's stack, where there is one, in lines of its own.
+    pub(super) fn stack(&self) -> String {
+        let backtrace = self.why.downcast_ref::<WasmBacktrace>();
+        backtrace.map(stack).unwrap_or_default()
+    }
+}
+
+/// Whether a device's guest is still of use, and what became of its instances.
 #[derive(Debug, Default)]
 pub struct Health {
     failed: AtomicBool,
-    reason: Mutex<Option<String>>,
+    faults: AtomicU64,
+    restarts: AtomicU64,
+    words: Mutex<Words>,
+}
+
+#[derive(Debug, Default)]
+struct Words {
+    /// Why it has failed.
+    reason: Option<String>,
+    /// How its last instance ended.
+    last_fault: Option<String>,
 }
 
 impl Health {
@@ -43,30 +89,46 @@ impl Health {
     /// Why, in one line.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
-        self.reason
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.words().reason.clone()
     }
 
-    /// Marks the device as failed, then tells the log, with the guest's stack where there is one.
-    pub(super) fn fail(&self, call: &str, fault: &wasmtime::Error) {
-        let summary = word(&format!("{call}: {}", describe(fault)));
-        self.give_up(&summary);
-        let stack = fault
-            .downcast_ref::<WasmBacktrace>()
-            .map(stack)
-            .unwrap_or_default();
-        error!("the guest has failed; from now on every request is EIO: {summary}{stack}");
+    /// How the last instance that was at fault ended, in one line.
+    #[must_use]
+    pub fn last_fault(&self) -> Option<String> {
+        self.words().last_fault.clone()
+    }
+
+    /// Instances that were at fault.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        self.faults.load(Relaxed)
+    }
+
+    /// Instances that took the place of one that was.
+    #[must_use]
+    pub fn restarts(&self) -> u64 {
+        self.restarts.load(Relaxed)
+    }
+
+    fn words(&self) -> MutexGuard<'_, Words> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an instance that was at fault.
+    pub(super) fn count_fault(&self, summary: &str) {
+        self.words().last_fault = Some(summary.to_owned());
+        self.faults.fetch_add(1, Relaxed);
+    }
+
+    /// Counts an instance that took the place of one that was.
+    pub(super) fn count_restart(&self) {
+        self.restarts.fetch_add(1, Relaxed);
     }
 
     /// Marks the device as failed: from now on every request is answered with EIO at once. The first
     /// reason stays.
     pub fn give_up(&self, reason: &str) {
-        self.reason
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(|| reason.to_owned());
+        self.words().reason.get_or_insert_with(|| reason.to_owned());
         self.failed.store(true, Relaxed);
     }
 }

@@ -1,46 +1,61 @@
 //! What the host gives a guest: a log, and a WASI in which nothing happens.
 
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, trace, warn};
 use wasmtime::component::types::ComponentFunc;
 use wasmtime::component::{HasSelf, Linker, ResourceTable, Val, WasmList};
-use wasmtime::{Result, StoreContextMut, bail, ensure};
+use wasmtime::{Error, Result, StoreContextMut, bail, ensure, format_err};
 use wasmtime_wasi::p2::add_to_linker_sync;
 use wasmtime_wasi::random::Deterministic;
 use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
 };
 
-use super::bindings::wasmblk::block::{host, types};
+use super::bindings::wasmblk::block::{host, store as bindings_store, types};
+use super::fault;
 use super::limiter::{Budget, Limiter};
+use crate::block::Errno;
 use crate::limits;
-use crate::sys::Arena;
+use crate::store::{Store, Stores};
+use crate::sys::{self, Arena};
 use crate::text::printable;
 
 /// What belongs to one instance on the host's side.
 pub(super) struct State {
     pub(super) limiter: Limiter,
     pub(super) lent: Lent,
+    pub(super) waiting: Waiting,
+    stores: Arc<Stores>,
     log: Arc<LogGate>,
     wasi: WasiCtx,
     table: ResourceTable,
 }
 
+/// Whether a guest may wait for a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// It may.
+    Allowed,
+    /// It has transfers for that.
+    Refused,
+}
+
 /// Whether a guest has lent its arena.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Lent {
     /// It may not: its `ring.open` is not running.
     Closed,
-    /// It may.
-    Open,
+    /// It may; where an instance came before this one, it gets that one's arena.
+    Open(Option<Arena>),
     /// It has.
     Arena(Arena),
 }
 
 impl State {
-    pub(super) fn new(budget: Budget, log: Arc<LogGate>) -> State {
+    pub(super) fn new(budget: Budget, log: Arc<LogGate>, stores: Arc<Stores>) -> State {
         // Nothing of this machine: no arguments, environment, files, sockets, time or chance.
         let wasi = WasiCtxBuilder::new()
             .allow_tcp(false)
@@ -58,6 +73,8 @@ impl State {
         State {
             limiter: Limiter::new(budget),
             lent: Lent::Closed,
+            waiting: Waiting::Allowed,
+            stores,
             log,
             wasi,
             table,
@@ -106,6 +123,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     host.func_wrap("log", log)?;
     host.func_wrap("lend", lend)?;
     types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    bindings_store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     add_to_linker_sync(linker)?;
     // Waiting happens in the host, where no deadline reaches: a guest with nothing granted has
     // nothing to wait for.
@@ -160,16 +178,119 @@ fn log(store: StoreContextMut<'_, State>, (level, message): (host::Level, String
 }
 
 fn lend(mut store: StoreContextMut<'_, State>, (list,): (WasmList<u8>,)) -> Result<()> {
-    match store.data().lent {
-        Lent::Open => {}
-        Lent::Closed => bail!("it lends memory, which only ring.open may do"),
+    let before = match std::mem::replace(&mut store.data_mut().lent, Lent::Closed) {
+        Lent::Open(before) => before,
+        Lent::Closed => bail!("it lends memory, which only ring.open may do, once"),
         Lent::Arena(_) => bail!("it lends memory twice"),
-    }
-    let Some(arena) = Arena::lent(list.as_le_slice(&store)) else {
-        bail!("the memory that it lends does not begin on a page");
     };
+    let Some(lent) = sys::Lent::new(list.as_le_slice(&store)) else {
+        bail!("the memory that it lends is not whole pages of 4096 bytes");
+    };
+    let arena = match before {
+        Some(arena) => arena,
+        None => Arena::new(lent.bytes())?,
+    };
+    arena.show(lent).map_err(|why| match why.kind() {
+        ErrorKind::InvalidInput => {
+            format_err!(
+                "it lends {} bytes, another time {}",
+                lent.bytes(),
+                arena.bytes()
+            )
+        }
+        _ => Error::new(why).context("the system does not share memory with it"),
+    })?;
     store.data_mut().lent = Lent::Arena(arena);
     Ok(())
+}
+
+impl State {
+    /// A store by its number, for a guest that may wait. The outer error ends the guest.
+    fn store(&self, number: u32) -> Result<std::result::Result<&Store, types::Errno>> {
+        ensure!(
+            self.waiting == Waiting::Allowed,
+            "it waits for a store, which a ring guest may do in its open only"
+        );
+        let store = self.stores.all().get(number as usize);
+        Ok(store.ok_or(types::Errno::Invalid))
+    }
+
+    fn on_store<T>(
+        &self,
+        number: u32,
+        work: impl FnOnce(&Store) -> std::result::Result<T, Errno>,
+    ) -> Result<std::result::Result<T, types::Errno>> {
+        let store = self.store(number)?;
+        Ok(store.and_then(|store| work(store).map_err(fault::guest_errno)))
+    }
+}
+
+impl bindings_store::Host for State {
+    fn find(&mut self, name: String) -> Result<Option<bindings_store::Shape>> {
+        let mut stores = (0..).zip(self.stores.all());
+        let found = stores.find(|(_, store)| store.name == name);
+        Ok(found.map(|(number, store)| bindings_store::Shape {
+            number,
+            size_bytes: store.shape.size_bytes,
+            block_bytes: store.shape.block_bytes,
+            read_only: store.shape.read_only,
+        }))
+    }
+
+    fn read(
+        &mut self,
+        number: u32,
+        offset: u64,
+        length: u32,
+    ) -> Result<std::result::Result<Vec<u8>, types::Errno>> {
+        if length > limits::TRANSFER_BYTES_MAX {
+            return Ok(Err(types::Errno::Invalid));
+        }
+        self.on_store(number, |store| {
+            let mut data = vec![0; length as usize];
+            store.read(offset, &mut data).map(|()| data)
+        })
+    }
+
+    fn write(
+        &mut self,
+        number: u32,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> Result<std::result::Result<(), types::Errno>> {
+        self.on_store(number, |store| store.write(offset, &data))
+    }
+
+    fn flush(&mut self, number: u32) -> Result<std::result::Result<(), types::Errno>> {
+        self.on_store(number, Store::flush)
+    }
+
+    fn discard(
+        &mut self,
+        number: u32,
+        offset: u64,
+        length: u32,
+    ) -> Result<std::result::Result<(), types::Errno>> {
+        self.on_store(number, |store| {
+            match store.write_zeroes(offset, length, true) {
+                // It is a wish.
+                Err(Errno::EOPNOTSUPP) => Ok(()),
+                result => result,
+            }
+        })
+    }
+
+    fn write_zeroes(
+        &mut self,
+        number: u32,
+        offset: u64,
+        length: u32,
+        may_discard: bool,
+    ) -> Result<std::result::Result<(), types::Errno>> {
+        self.on_store(number, |store| {
+            store.write_zeroes(offset, length, may_discard)
+        })
+    }
 }
 
 /// Lets through so many messages a second, of all instances of a guest together.

@@ -1,24 +1,30 @@
 //! A guest in its sandbox: compiled once, checked against the contract, and run as instances that
 //! are [`Target`](crate::block::Target)s. Nothing here knows which frontend asks.
 
+pub mod account;
 mod bindings;
 mod calls;
 mod compile;
 mod contract;
+mod coverage;
 mod engine;
 mod fault;
 mod imports;
 mod instance;
 mod limiter;
 mod loaded;
+mod opener;
 pub mod records;
 mod ring;
+mod session;
 mod source;
+mod supervisor;
 
 pub use calls::Calls;
 pub use compile::{Cache, compile};
 pub use engine::{Clock, new_engine};
 pub use fault::Health;
 pub use instance::Instance;
-pub use loaded::{Guest, Limits, Opened, Tags};
+pub use loaded::{Guest, Limits};
+pub use opener::{Opened, Opener, Tags};
 pub use source::Source;

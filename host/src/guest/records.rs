@@ -2,7 +2,8 @@
 
 use thiserror::Error;
 
-use crate::block::{Errno, Op, Request};
+use super::fault::guest_errno;
+use crate::block::{Errno, Memory, Op, Request, Transfer, Work};
 
 /// Bytes of an event and of an action.
 pub const RECORD_BYTES: usize = 32;
@@ -19,11 +20,25 @@ const KIND_FLUSH: u32 = 2;
 const KIND_DISCARD: u32 = 3;
 const KIND_WRITE_ZEROES: u32 = 4;
 const KIND_TIMER: u32 = 16;
+const KIND_ENDED: u32 = 17;
 
 const FLAG_FUA: u32 = 1 << 0;
 const FLAG_MAY_DISCARD: u32 = 1 << 1;
 
 const ACTION_COMPLETE: u32 = 0;
+const ACTION_READ: u32 = 1;
+const ACTION_WRITE: u32 = 2;
+const ACTION_FLUSH: u32 = 3;
+const ACTION_DISCARD: u32 = 4;
+const ACTION_WRITE_ZEROES: u32 = 5;
+const ACTION_FILL: u32 = 6;
+const ACTION_COPY_OUT: u32 = 7;
+const ACTION_COPY_IN: u32 = 8;
+
+const FLAG_DURABLE: u32 = 1 << 0;
+
+/// In the place of a tag: the memory is the arena's.
+const NO_TAG: u32 = u32::MAX;
 
 /// What a guest asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +56,13 @@ pub enum Action {
         token: u32,
         /// After how many milliseconds it is due.
         after_ms: u64,
+    },
+    /// Bytes are to be moved.
+    Transfer {
+        /// The operation's token.
+        token: u32,
+        /// What is to be done.
+        transfer: Transfer,
     },
 }
 
@@ -96,24 +118,65 @@ pub fn timer_event(token: u32) -> Record {
     [pair(KIND_TIMER, token), 0, 0, 0].map(u64::to_le)
 }
 
+/// The event of a transfer that has ended.
+#[must_use]
+pub fn ended_event(token: u32, result: Result<(), Errno>) -> Record {
+    let status = result.map_or_else(|errno| 1 + guest_errno(errno) as u32, |()| 0);
+    [pair(KIND_ENDED, token), 0, pair(status, 0), 0].map(u64::to_le)
+}
+
 /// Reads an action.
 ///
 /// # Errors
 ///
 /// Where it is none of this version.
 pub fn action(record: &Record) -> Result<Action, NoAction> {
-    let [head, time, result, _] = record.map(u64::from_le);
-    match halves(head) {
-        (ACTION_COMPLETE, tag) => Ok(Action::Complete {
-            tag,
-            result: status(halves(result).0)?,
-        }),
-        (KIND_TIMER, token) => Ok(Action::Timer {
-            token,
-            after_ms: time,
-        }),
-        (kind, _) => Err(NoAction::Kind(kind)),
-    }
+    let [head, offset, size, place] = record.map(u64::from_le);
+    let ((kind, number), (length, how)) = (halves(head), halves(size));
+    let work = match kind {
+        ACTION_COMPLETE => {
+            let result = status(length)?;
+            return Ok(Action::Complete {
+                tag: number,
+                result,
+            });
+        }
+        KIND_TIMER => {
+            return Ok(Action::Timer {
+                token: number,
+                after_ms: offset,
+            });
+        }
+        ACTION_READ => Work::Read,
+        ACTION_WRITE => Work::Write {
+            durable: how >> 16 & FLAG_DURABLE != 0,
+        },
+        ACTION_FLUSH => Work::Flush,
+        ACTION_DISCARD => Work::Discard,
+        ACTION_WRITE_ZEROES => Work::WriteZeroes {
+            may_discard: how >> 16 & FLAG_MAY_DISCARD != 0,
+        },
+        ACTION_FILL => Work::Fill,
+        ACTION_COPY_OUT => Work::CopyOut,
+        ACTION_COPY_IN => Work::CopyIn,
+        other => return Err(NoAction::Kind(other)),
+    };
+    let memory = match (work, halves(place)) {
+        (Work::Flush | Work::Discard | Work::WriteZeroes { .. }, _) => Memory::Nowhere,
+        (_, (at, NO_TAG)) => Memory::Arena(at),
+        (_, (at, tag)) => Memory::Request(tag, at),
+    };
+    Ok(Action::Transfer {
+        token: number,
+        transfer: Transfer {
+            work,
+            #[expect(clippy::cast_possible_truncation, reason = "the low half")]
+            store: how as u16,
+            offset,
+            length,
+            memory,
+        },
+    })
 }
 
 /// 0, or 1 + the case of `types.errno` in the WIT.

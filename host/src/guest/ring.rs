@@ -1,19 +1,19 @@
 //! The contract `ring` as a target: records in memory that the guest lent, one call for all of them.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::time::{Duration, Instant};
-
 use wasmtime::component::Instance as ComponentInstance;
 use wasmtime::{Result, Store, bail, ensure};
 
+use super::account::{Account, Terms};
 use super::bindings::exports::wasmblk::block::ring;
-use super::imports::{Lent, State};
-use super::instance::Session;
-use super::loaded::claims;
-use super::records::{self, Action, RECORD_BYTES, Record};
-use crate::block::{Answer, Checked, Claims, Errno, Geometry, Next, Target};
+use super::fault::Fault;
+use super::imports::{Lent, State, Waiting};
+use super::opener::claims;
+use super::records::{self, RECORD_BYTES, Record};
+use super::session::Session;
+use super::supervisor::Running;
+use crate::block::{Checked, Claims, Ended, Geometry, Next, Output, Target};
 use crate::limits;
+use crate::store::Stores;
 use crate::sys::{Arena, Slots};
 
 /// What the guest said of its arena, checked: everything is inside it.
@@ -25,31 +25,19 @@ struct Layout {
     ops_max: u32,
 }
 
-/// No request is so long.
-const NOT_HELD: u32 = u32::MAX;
-
 /// A guest that shares its memory: no data is copied by the host.
 pub(super) struct Ring {
-    /// In the arena, whose memory the store has.
-    slots: Slots,
     arena: Arena,
     layout: Layout,
-    session: Option<Session>,
+    session: Session,
     guest: ring::Guest,
-    /// Of each tag that the guest has, the length of the request; of others, [`NOT_HELD`].
-    lengths: Box<[u32]>,
-    /// Since when the guest has kept a request beyond the poll that brought it, and of how many tags that
-    /// is known.
-    since: Box<[Option<Instant>]>,
-    kept: u32,
-    held: u32,
+    account: Account,
     /// Events that are written and not polled.
     events: u32,
     again: bool,
-    /// Timers that run: when they are due, and their tokens; and of each token, whether it is one of them.
-    timers: BinaryHeap<Reverse<(Instant, u32)>>,
-    running: Box<[bool]>,
-    deadline: Duration,
+    /// What the first poll asked for.
+    first: Output,
+    fault: Option<Fault>,
 }
 
 /// What `ring.open` gave, with the arena that it lent.
@@ -60,21 +48,23 @@ pub(super) struct Opening {
 }
 
 /// Calls `ring.open`. The outer error is a trap or a breach of the contract, the inner one the guest's own.
+/// `before` is the arena of the instance that came before this one.
 pub(super) fn open(
     store: &mut Store<State>,
     instance: &ComponentInstance,
     indices: &ring::GuestIndices,
     options: &[(String, String)],
-    depth: u32,
+    (depth, before): (u32, Option<Arena>),
 ) -> Result<std::result::Result<Opening, ring::OpenError>> {
     let guest = indices.load(&mut *store, instance)?;
     let shape = ring::Shape {
         depth,
         max_transfer_bytes: limits::TRANSFER_BYTES_MAX,
     };
-    store.data_mut().lent = Lent::Open;
+    store.data_mut().lent = Lent::Open(before);
     let opened = guest.call_open(&mut *store, options, shape)?;
     let lent = std::mem::replace(&mut store.data_mut().lent, Lent::Closed);
+    store.data_mut().waiting = Waiting::Refused;
     let disk = match opened {
         Ok(disk) => disk,
         Err(error) => return Ok(Err(error)),
@@ -95,9 +85,21 @@ impl Opening {
         claims(&geometry, self.disk.trim)
     }
 
-    /// Checks the layout, and polls for the first time.
-    pub(super) fn begin(self, session: Session, depth: u32, geometry: &Geometry) -> Result<Ring> {
-        let layout = check(&self.disk.layout, &self.arena, depth)?;
+    /// What it lent.
+    pub(super) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// How many operations it may have under way.
+    pub(super) fn ops_max(&self) -> u32 {
+        self.disk.layout.ops_max
+    }
+
+    /// The slots of its arena; `None` where requests' data stays with the host.
+    pub(super) fn slots(&self, depth: u32, geometry: &Geometry) -> Result<Option<Slots>> {
+        if self.disk.data == ring::Data::Host {
+            return Ok(None);
+        }
         let ring::Layout {
             slots_offset,
             slot_stride,
@@ -117,23 +119,41 @@ impl Opening {
                 self.arena.bytes()
             );
         };
+        Ok(Some(slots))
+    }
+
+    /// Checks the layout, and polls for the first time.
+    pub(super) fn begin(
+        self,
+        session: Session,
+        depth: u32,
+        geometry: &Geometry,
+        stores: &Stores,
+    ) -> Result<Ring> {
+        let layout = check(&self.disk.layout, &self.arena, depth)?;
+        let hidden = self.disk.data == ring::Data::Host;
+        let terms = Terms {
+            depth,
+            ops_max: layout.ops_max,
+            arena_bytes: self.arena.bytes() as u64,
+            hidden_bytes_max: hidden.then_some(geometry.max_transfer_bytes),
+            stores: stores.shapes().into(),
+            deadline: session.deadline(),
+        };
         let mut ring = Ring {
-            slots,
             arena: self.arena,
             layout,
-            deadline: session.deadline(),
-            session: Some(session),
+            session,
             guest: self.guest,
-            lengths: vec![NOT_HELD; depth as usize].into(),
-            since: vec![None; depth as usize].into(),
-            kept: 0,
-            held: 0,
+            account: Account::new(terms),
             events: 0,
             again: true,
-            timers: BinaryHeap::with_capacity(layout.ops_max as usize),
-            running: vec![false; layout.ops_max as usize].into(),
+            first: Output::default(),
+            fault: None,
         };
-        ring.turn(&mut Vec::new())?;
+        let mut first = Output::default();
+        ring.turn(&mut first)?;
+        ring.first = first;
         Ok(ring)
     }
 }
@@ -178,29 +198,15 @@ fn check(layout: &ring::Layout, arena: &Arena, depth: u32) -> Result<Layout> {
 }
 
 impl Ring {
-    /// The guest's slots.
-    pub(super) fn slots(&self) -> &Slots {
-        &self.slots
-    }
-
-    fn has_failed(&self) -> bool {
-        self.session.as_ref().is_none_or(Session::has_failed)
-    }
-
     fn push_event(&mut self, record: &Record) {
-        // There are at most depth requests and ops-max timers, each with one event at a time.
-        let place = self.events as usize * RECORD_BYTES;
-        self.arena.put(self.layout.events_offset + place, record);
-        self.events += 1;
+        put_event(&self.arena, &self.layout, &mut self.events, record);
     }
 
     /// One call of the guest, and what it wants. An error is a trap or a breach of the contract.
-    fn turn(&mut self, answers: &mut Vec<Answer>) -> Result<()> {
+    fn turn(&mut self, output: &mut Output) -> Result<()> {
         let events = std::mem::take(&mut self.events);
-        let (guest, Some(session)) = (&self.guest, &mut self.session) else {
-            bail!("it has ended");
-        };
-        let returned = session.call(|store| guest.call_poll(store, events))?;
+        let guest = &self.guest;
+        let returned = (self.session).call(|store| guest.call_poll(store, events))?;
         self.again = returned & records::MORE != 0;
         let actions = returned & !records::MORE;
         let most = self.layout.actions_max;
@@ -208,164 +214,78 @@ impl Ring {
             actions <= most,
             "it says {actions} actions, and has room for {most}"
         );
-        let (arena, offset) = (self.arena, self.layout.actions_offset);
-        for record in arena.records(offset, actions as usize) {
-            match records::action(&record) {
-                Ok(Action::Complete { tag, result }) => {
-                    let length = match self.lengths.get_mut(tag as usize) {
-                        Some(length) => std::mem::replace(length, NOT_HELD),
-                        None => NOT_HELD,
-                    };
-                    ensure!(
-                        length != NOT_HELD,
-                        "it answers tag {tag}, which it does not have"
-                    );
-                    self.held -= 1;
-                    if self.kept > 0 && self.since[tag as usize].take().is_some() {
-                        self.kept -= 1;
-                    }
-                    answers.push(Answer {
-                        slot: tag,
-                        result: result.map(|()| length),
-                    });
-                }
-                Ok(Action::Timer { token, after_ms }) => self.start_timer(token, after_ms)?,
-                Err(why) => bail!("it asks for what is no action: {why}"),
-            }
-        }
-        self.check_kept()
-    }
-
-    fn start_timer(&mut self, token: u32, after_ms: u64) -> Result<()> {
-        match self.running.get_mut(token as usize) {
-            Some(running) if !*running => *running = true,
-            _ => {
-                bail!("it starts a timer with token {token}, which is in use or not below ops-max")
-            }
-        }
-        let after = Duration::from_millis(after_ms).min(limits::RING_TIMER_MAX);
-        self.timers.push(Reverse((Instant::now() + after, token)));
-        Ok(())
-    }
-
-    /// Makes events of timers that are due.
-    fn take_due_timers(&mut self) {
-        if self.timers.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        while let Some(Reverse((due, token))) = self.timers.peek().copied()
-            && due <= now
-        {
-            self.timers.pop();
-            self.running[token as usize] = false;
-            self.push_event(&records::timer_event(token));
-        }
-    }
-
-    /// Requests that the guest keeps have a bound as well, and must wait for something.
-    fn check_kept(&mut self) -> Result<()> {
-        if self.held == 0 {
-            return Ok(());
-        }
-        ensure!(
-            self.again || !self.timers.is_empty(),
-            "it keeps requests and waits for nothing"
-        );
-        let now = Instant::now();
-        for (length, since) in self.lengths.iter().zip(&mut self.since) {
-            if *length == NOT_HELD {
-                continue;
-            }
-            if since.is_none() {
-                self.kept += 1;
-            }
-            let kept = now.saturating_duration_since(*since.get_or_insert(now));
-            ensure!(
-                kept <= self.deadline,
-                "it has kept a request for longer than its deadline"
-            );
+        let records = (self.arena).records(self.layout.actions_offset, actions as usize);
+        for record in records {
+            self.account.act(&record, output)?;
         }
         Ok(())
     }
 
-    /// Answers everything that the guest has with EIO.
-    fn give_up(&mut self, answers: &mut Vec<Answer>) {
-        for (slot, length) in (0..).zip(&mut self.lengths) {
-            if std::mem::replace(length, NOT_HELD) != NOT_HELD {
-                let result = Err(Errno::EIO);
-                answers.push(Answer { slot, result });
-            }
+    fn work(&mut self, output: &mut Output) -> Result<()> {
+        let Ring {
+            arena,
+            layout,
+            events,
+            account,
+            ..
+        } = self;
+        account.take_events(|record| put_event(arena, layout, events, record));
+        let idle = self.events == 0 && !self.again;
+        if !idle {
+            self.turn(output)?;
         }
-        self.held = 0;
-        self.kept = 0;
-        self.since.fill(None);
-        self.events = 0;
-        self.again = false;
-        self.timers.clear();
-        self.running.fill(false);
+        Ok(self.account.check_kept(self.again, idle)?)
     }
+}
 
-    fn next(&self) -> Next {
-        if self.again {
-            return Next::Again;
-        }
-        let due = self.timers.peek().map(|Reverse((due, _))| *due);
-        let mut bound = None;
-        if self.kept > 0 {
-            let oldest = self.since.iter().flatten().min();
-            bound = oldest.map(|since| *since + self.deadline);
-        }
-        match due.into_iter().chain(bound).min() {
-            Some(time) => Next::At(time),
-            None => Next::Submitted,
-        }
-    }
+/// There are at most depth requests and ops-max operations, each with one event at a time.
+fn put_event(arena: &Arena, layout: &Layout, events: &mut u32, record: &Record) {
+    arena.put(
+        layout.events_offset + *events as usize * RECORD_BYTES,
+        record,
+    );
+    *events += 1;
 }
 
 impl Target for Ring {
     fn submit(&mut self, slot: u32, request: &Checked) {
-        let request = request.request();
-        // The engine has one request for each slot, and there are as many as slots.
-        if let Some(length) = self.lengths.get_mut(slot as usize) {
-            *length = request.length;
-            self.held += 1;
-            self.push_event(&records::request_event(slot, request));
+        self.account.begin(slot, request.request());
+        self.push_event(&records::request_event(slot, request.request()));
+    }
+
+    fn ended(&mut self, token: u32, ended: Ended, output: &mut Output) {
+        self.account.ended(token, ended, output);
+    }
+
+    fn poll(&mut self, output: &mut Output) -> Next {
+        output.transfers.append(&mut self.first.transfers);
+        if let Err(why) = self.work(output) {
+            self.account.close();
+            self.fault = Some(Fault::new("poll", why));
+        }
+        if self.again {
+            Next::Again
+        } else {
+            self.account.next()
         }
     }
 
-    fn poll(&mut self, answers: &mut Vec<Answer>) -> Next {
-        if !self.has_failed() {
-            self.take_due_timers();
-            // Nothing for the guest to do may be the end of what it keeps.
-            let outcome = if self.events == 0 && !self.again {
-                self.check_kept()
-            } else {
-                self.turn(answers)
-            };
-            if let Err(fault) = outcome
-                && let Some(session) = &self.session
-            {
-                session.fail("poll", &fault);
-            }
-        }
-        if self.has_failed() {
-            self.give_up(answers);
-        }
-        self.next()
-    }
-
-    /// The kernel and the guest have the data in the same place.
+    /// The kernel and the guest have the data in the same place; the rest is what the guest asked for.
     fn take_copied_bytes(&mut self) -> u64 {
-        0
+        self.account.take_copied_bytes()
     }
 }
 
-impl Drop for Ring {
-    fn drop(&mut self) {
-        // Where the kernel may still write to a slot, the guest's memory stays for ever.
-        if self.slots.is_kept() {
-            Box::leak(Box::new(self.session.take()));
-        }
+impl Running for Ring {
+    fn take_fault(&mut self) -> Option<Fault> {
+        self.fault.take()
+    }
+
+    fn under_way(&self) -> u32 {
+        self.account.under_way()
+    }
+
+    fn is_under_way(&self, slot: u32) -> bool {
+        self.account.is_under_way(slot)
     }
 }

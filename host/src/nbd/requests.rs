@@ -177,7 +177,7 @@ impl Connection {
         };
         match kind {
             Kind::Write => self.fill(slot, piece, export.pool)?,
-            Kind::WriteOfZeros => export.pool.slots.zero(slot, piece.length as usize),
+            Kind::WriteOfZeros => export.pool.slots.zero(slot, 0, piece.length as usize),
             _ => {}
         }
         if let Some(operation) = &mut self.operations[current] {

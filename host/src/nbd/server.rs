@@ -19,15 +19,16 @@ use super::handshake::Offer;
 use super::listen::Listener;
 use super::patience::Patience;
 use super::pool::Pool;
-use crate::block::Errno;
+use crate::block::{Errno, Next};
 use crate::error::{Context, Result};
 use crate::limits;
 use crate::serve::Engine;
-use crate::sys::Slots;
+use crate::sys::{Blocking, Slots};
 
 /// What an event is about: a client by its place, or one of these.
 const LISTENER: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
+const STORES: u64 = u64::MAX - 2;
 
 /// How often overdue clients are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -44,6 +45,8 @@ pub struct Service<'a, 'b> {
     pub tls: Option<&'a Arc<ServerConfig>>,
     /// What serves.
     pub engine: &'a mut Engine<'b>,
+    /// What carries out the transfers of its target.
+    pub carrier: &'a mut Blocking,
     /// The engine's slots.
     pub slots: Slots,
 }
@@ -56,7 +59,12 @@ pub struct Service<'a, 'b> {
 pub fn serve_clients(listener: &Listener, wake: impl AsFd, service: Service<'_, '_>) -> Result<()> {
     let failed = || "cannot wait for clients".to_owned();
     let epoll = create(CreateFlags::CLOEXEC).doing(failed)?;
-    for (fd, data) in [(listener.as_fd(), LISTENER), (wake.as_fd(), WAKE)] {
+    let carrier = service.carrier;
+    for (fd, data) in [
+        (listener.as_fd(), LISTENER),
+        (wake.as_fd(), WAKE),
+        (carrier.as_fd(), STORES),
+    ] {
         add(&epoll, fd, EventData::new_u64(data), EventFlags::IN).doing(failed)?;
     }
     let mut pool = Pool::new(service.slots);
@@ -81,10 +89,12 @@ pub fn serve_clients(listener: &Listener, wake: impl AsFd, service: Service<'_, 
             match data.u64() {
                 WAKE => return Ok(()),
                 LISTENER => server.accept(listener),
+                // What has ended is asked for in every turn.
+                STORES => {}
                 place => server.event(place, event.flags, export.pool),
             }
         }
-        timeout = server.turn(&mut export);
+        timeout = server.turn(&mut export, carrier)?;
         // However busy the others keep us.
         if Instant::now() >= sweep_at {
             server.sweep(export.pool);
@@ -229,7 +239,7 @@ impl Server {
 
     /// Takes requests of all clients that have some, lets the guest work on them, and sends what is
     /// answered. Says how long to wait for events.
-    fn turn(&mut self, export: &mut Export<'_, '_>) -> Duration {
+    fn turn(&mut self, export: &mut Export<'_, '_>, carrier: &mut Blocking) -> Result<Duration> {
         let mut first = std::mem::take(&mut self.starving);
         if !first.is_empty() {
             // Whoever was first has had slots.
@@ -243,10 +253,7 @@ impl Server {
                 client.connection.issue(export);
             }
         }
-        let answers = &mut self.answers;
-        let next = export
-            .engine
-            .poll(|slot, result| answers.push((slot, result)));
+        let next = self.serve(export.engine, carrier)?;
         self.deliver(export);
         for place in std::mem::take(&mut self.work) {
             self.settle(place, export);
@@ -258,9 +265,27 @@ impl Server {
         }
         let can_go_on = !self.starving.is_empty() && !export.pool.is_empty();
         if can_go_on || !self.work.is_empty() {
-            return Duration::ZERO;
+            return Ok(Duration::ZERO);
         }
-        next.wait().map_or(SWEEP, |time| time.min(SWEEP))
+        Ok(next.wait().map_or(SWEEP, |time| time.min(SWEEP)))
+    }
+
+    /// Lets the guest work, and carries out what it asks for, as long as that ends at once.
+    fn serve(&mut self, engine: &mut Engine<'_>, carrier: &mut Blocking) -> Result<Next> {
+        carrier.take_ended(|token, ended| engine.ended(token, ended));
+        for _ in 0..limits::NBD_TURN_REQUESTS_MAX {
+            let answers = &mut self.answers;
+            let next = engine.poll(|slot, result| answers.push((slot, result)));
+            for (token, transfer) in engine.transfers() {
+                let begun = carrier.begin(token, &transfer);
+                begun.doing(|| "cannot use the guest's stores".into())?;
+            }
+            if carrier.take_ended(|token, ended| engine.ended(token, ended)) == 0 {
+                return Ok(next);
+            }
+        }
+        // The clients have their turn.
+        Ok(Next::Again)
     }
 
     fn deliver(&mut self, export: &mut Export<'_, '_>) {

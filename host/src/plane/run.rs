@@ -17,11 +17,12 @@ use super::status::Shared;
 use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::error::{Context, Error, Result};
-use crate::guest::{Clock, Guest, Health, Opened, Tags, new_engine};
+use crate::guest::{Clock, Guest, Health, Opened, Opener, Tags, new_engine};
 use crate::limits;
 use crate::serve::Engine;
 use crate::stats::Stats;
-use crate::sys::{Artefact, set_io_flusher};
+use crate::store::Stores;
+use crate::sys::{Artefact, QueueRing, set_io_flusher};
 use crate::ublk::{Control, Device, block_path, fetch, serve_queues};
 use crate::wake::{Wake, WakeAtEnd};
 
@@ -41,8 +42,8 @@ pub fn run(
     ready: impl FnOnce(&Ready, &RunDir) -> Result<()>,
 ) -> Result<()> {
     let mut wake = Wake::new()?;
-    let sandbox = Sandbox::new(&config, artefact)?;
-    let first = sandbox.open()?;
+    let opener = opener(&config, artefact)?;
+    let first = opener.open()?;
     let geometry = first.geometry;
     // Threads that are started from here on are marked too.
     if let Err(error) = set_io_flusher() {
@@ -55,11 +56,11 @@ pub fn run(
     let device = Device::add(Control::open()?, &config.spec(), &geometry)?;
     let id = device.id();
     let shared = Arc::new(Shared {
-        contract: sandbox.guest.contract(),
+        contract: opener.guest.contract(),
         log: run_dir.log(id),
         info: *device.info(),
         geometry,
-        health: sandbox.health.clone(),
+        health: opener.health.clone(),
         stats: Stats::default(),
         live: AtomicBool::new(false),
         broken: AtomicBool::new(false),
@@ -69,7 +70,7 @@ pub fn run(
     });
     let mut plane = Plane {
         device,
-        sandbox,
+        opener,
         shared,
         workers: Vec::new(),
     };
@@ -96,43 +97,32 @@ fn check_name(run_dir: &RunDir, name: Option<&str>) -> Result<()> {
 }
 
 /// The device's guest, ready to be opened as often as there are workers.
-struct Sandbox {
-    name: String,
-    guest: Guest,
-    clock: Clock,
-    health: Arc<Health>,
-    options: Vec<(String, String)>,
-    tags: Tags,
-}
-
-impl Sandbox {
-    fn new(config: &DeviceConfig, artefact: &Artefact) -> Result<Sandbox> {
-        let engine = new_engine()?;
-        let name = config.guest.display().to_string();
-        Ok(Sandbox {
-            guest: Guest::load(&engine, artefact, &name, config.limits())?,
-            clock: Clock::start(&engine)?,
-            health: Arc::default(),
-            options: config.options.clone(),
-            tags: Tags {
-                queues: config.queues,
-                depth: config.depth,
-            },
-            name,
-        })
-    }
-
-    fn open(&self) -> Result<Opened> {
-        let health = self.health.clone();
-        self.guest
-            .open(&self.clock, health, &self.options, self.tags)
-    }
+fn opener(config: &DeviceConfig, artefact: &Artefact) -> Result<Opener> {
+    let stores = Arc::new(Stores::open(&config.stores)?);
+    let engine = new_engine()?;
+    let name = config.guest.display().to_string();
+    Ok(Opener {
+        guest: Arc::new(Guest::load(
+            &engine,
+            artefact,
+            &name,
+            config.limits(),
+            stores,
+        )?),
+        clock: Clock::start(&engine)?,
+        health: Arc::default(),
+        options: config.options.clone().into(),
+        tags: Tags {
+            queues: config.queues,
+            depth: config.depth,
+        },
+    })
 }
 
 /// A device and the threads that serve it.
 struct Plane {
     device: Device,
-    sandbox: Sandbox,
+    opener: Opener,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<io::Result<()>>>,
 }
@@ -174,17 +164,17 @@ impl Plane {
             id,
             device: block_path(id),
         })?;
-        info!(id, guest = %self.sandbox.name, "the device is ready");
+        info!(id, guest = %self.opener.guest.name(), "the device is ready");
         wake.wait()
     }
 
     /// A further instance of a replicated guest: it must be the same device.
     fn open_another(&self, geometry: &Geometry) -> Result<Opened> {
-        let again = self.sandbox.open()?;
+        let again = self.opener.open()?;
         if again.geometry == *geometry {
             return Ok(again);
         }
-        let name = &self.sandbox.name;
+        let name = self.opener.guest.name();
         Err(Error::failed(format!(
             "the guest {name} is 'replicated' but not twice the same"
         )))
@@ -203,13 +193,13 @@ impl Plane {
             .char_device()
             .ok_or(io::ErrorKind::NotConnected)?;
         let shared = self.shared.clone();
-        let slots = opened.slots.count();
+        let slots = opened.place.slots.count();
         let name = format!("queue{}", queues.first().copied().unwrap_or_default());
         let worker = thread::Builder::new().name(name).spawn(move || {
             let _at_end = at_end;
             pin(&processors);
             // Nobody waits for a word any more where another worker has failed.
-            let ring = match fetch(&file, &shared.info, &queues, opened.slots) {
+            let mut ring = match fetch(&file, &shared.info, &queues, opened.place) {
                 Ok(ring) => {
                     let _ = fetched.send(Ok(()));
                     ring
@@ -221,12 +211,12 @@ impl Plane {
             };
             let target = &mut *opened.target;
             let mut engine = Engine::new(shared.geometry, target, slots, &shared.stats);
-            if let Err(error) = serve_queues(ring, &mut engine) {
+            if let Err(error) = serve_queues(&mut ring, &mut engine) {
                 error!(%error, "a ring broke");
                 shared.broken.store(true, Relaxed);
                 return Err(error);
             }
-            flush_at_last(&mut engine, &shared.health)
+            flush_at_last(&mut engine, &mut ring, &shared.health)
         })?;
         self.workers.push(worker);
         Ok(())
@@ -306,12 +296,12 @@ fn thread_failed() -> String {
 
 /// The flush that every instance gets before it ends. That a guest had failed before is known already;
 /// that it fails now means that acknowledged writes may be lost.
-fn flush_at_last(engine: &mut Engine<'_>, health: &Health) -> io::Result<()> {
+fn flush_at_last(engine: &mut Engine<'_>, ring: &mut QueueRing, health: &Health) -> io::Result<()> {
     if health.has_failed() {
         return Ok(());
     }
     engine
-        .flush()
+        .flush(ring)
         .map_err(|errno| io::Error::other(format!("the last flush failed: {errno}")))
 }
 

@@ -1,37 +1,40 @@
-//! The part of a guest's own memory that it lends to the host.
+//! Memory that the host shares with a guest.
 
-use std::ptr::{NonNull, with_exposed_provenance_mut};
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
 
-use super::memory::PAGE_BYTES;
+use super::memory::{Mapping, PAGE_BYTES, Shared};
 
-/// A range of a guest's linear memory, by its address in this process.
+/// Memory of the host, of which a guest sees the same pages in its own linear memory.
 ///
-/// The guest runs while the host and the kernel hold such addresses, so no Rust reference into an arena is
-/// ever made: records are copied in and out through raw pointers, and whatever is read is checked after it
-/// was copied. What the arena's bytes are is the guest's business; that they stay mapped is ours: linear
-/// memories are configured never to move, and whoever makes an `Arena` keeps the guest's store until no
-/// copy of the arena is used any more, by us or by the kernel.
-#[derive(Clone, Copy, Debug)]
+/// It is ours: it stays where it is as long as anything of us names it, whatever becomes of the guest's
+/// instance, and the next instance can be given the same. So the kernel may be told of it. The guest may
+/// write to it at any time, and the kernel may; so no Rust reference into it is ever made: records are
+/// copied in and out through raw pointers, and whatever is read is checked after it was copied.
+#[derive(Clone, Debug)]
 pub struct Arena {
-    base: NonNull<u8>,
+    mapping: Arc<Mapping>,
+    shared: Arc<Shared>,
     bytes: usize,
 }
 
-// SAFETY: an address and a length; what they name belongs to the process, not to a thread, and is only
-// used by the worker that has the guest.
-unsafe impl Send for Arena {}
+/// The part of a guest's linear memory that an arena takes the place of.
+#[derive(Clone, Copy, Debug)]
+pub struct Lent {
+    address: NonNull<u8>,
+    bytes: usize,
+}
 
-impl Arena {
-    /// The memory of a list that a guest passes, which begins on a page.
+impl Lent {
+    /// The memory of a list that a guest passes; `None` where it is not whole pages.
     #[must_use]
-    pub fn lent(list: &[u8]) -> Option<Arena> {
-        // The list's reference is given up here. What is used later is the address alone, with the
-        // provenance of the mapping that wasmtime made and hands out as addresses to compiled code.
-        let address = list.as_ptr().expose_provenance();
-        let base = NonNull::new(with_exposed_provenance_mut::<u8>(address))?;
-        let fits = address.is_multiple_of(PAGE_BYTES) && !list.is_empty();
-        fits.then_some(Arena {
-            base,
+    pub fn new(list: &[u8]) -> Option<Lent> {
+        let address = NonNull::from_ref(list).cast::<u8>();
+        let on_pages = address.addr().get().is_multiple_of(PAGE_BYTES);
+        let whole = on_pages && list.len().is_multiple_of(PAGE_BYTES) && !list.is_empty();
+        whole.then_some(Lent {
+            address,
             bytes: list.len(),
         })
     }
@@ -41,6 +44,50 @@ impl Arena {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+}
+
+impl Arena {
+    /// Fresh memory, which takes pages only as they are touched.
+    ///
+    /// # Errors
+    ///
+    /// Where the system has no memory or no descriptor for it.
+    pub fn new(bytes: usize) -> io::Result<Arena> {
+        let shared = Shared::new(bytes)?;
+        Ok(Arena {
+            mapping: Arc::new(Mapping::shared(&shared, bytes)?),
+            shared: Arc::new(shared),
+            bytes,
+        })
+    }
+
+    /// Lets a guest see this memory in the place of what it lent, which must be of the same length and is
+    /// lost. Called while the guest waits in `host.lend`, with what it passed there.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` where the lengths differ; otherwise the system's, which has then left the place as it
+    /// was, or without memory: the guest must not go on.
+    pub fn show(&self, lent: Lent) -> io::Result<()> {
+        if lent.bytes != self.bytes {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: these are whole pages of the guest's linear memory that it can read and write: the list's
+        // place was checked by wasmtime when the guest passed it, and memories neither move nor shrink.
+        // wasmtime reads and writes them by raw address only, and unmaps them with the rest of that memory.
+        unsafe { self.shared.map_over(lent.address, lent.bytes) }
+    }
+
+    /// How long it is.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What keeps it mapped.
+    pub(super) fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
 
     /// The address `offset` bytes in.
     ///
@@ -48,12 +95,7 @@ impl Arena {
     ///
     /// Where `length` bytes from there are not inside: only a mistake of the caller can cause that.
     pub(super) fn at(&self, offset: usize, length: usize) -> NonNull<u8> {
-        assert!(
-            offset <= self.bytes && length <= self.bytes - offset,
-            "outside of the arena"
-        );
-        // SAFETY: the line above keeps the result inside the guest's memory.
-        unsafe { self.base.add(offset) }
+        self.mapping.at(offset, length)
     }
 
     /// Copies records of `N` words of 8 bytes out, one after the other.
@@ -62,17 +104,17 @@ impl Arena {
     ///
     /// Where they are not all inside, or `offset` is no multiple of 8.
     pub fn records<const N: usize>(
-        self,
+        &self,
         offset: usize,
         count: usize,
-    ) -> impl Iterator<Item = [u64; N]> {
+    ) -> impl Iterator<Item = [u64; N]> + use<'_, N> {
         let words = self.words(offset, N * count);
         (0..count).map(move |record| {
             std::array::from_fn(|index| {
                 let word = words.wrapping_add(record * N + index);
-                // SAFETY: `words` says that all words of these records are in the guest's memory, which is
-                // mapped (see the type). The guest does not run meanwhile; the kernel, which may write
-                // what a hostile layout lets overlap, writes bytes, and any bytes are a word.
+                // SAFETY: `words` says that all words of these records are in the mapping, which lives as
+                // long as self. The guest does not run meanwhile; the kernel, which may write what a
+                // hostile layout lets overlap, writes bytes, and any bytes are a word.
                 unsafe { word.read_volatile() }
             })
         })
@@ -87,8 +129,8 @@ impl Arena {
         let words = self.words(offset, N);
         for (index, word) in record.iter().enumerate() {
             let place = words.wrapping_add(index);
-            // SAFETY: `words` says that N words from there are in the guest's memory, which is mapped and
-            // writable (see the type), and into which there are no references.
+            // SAFETY: `words` says that N words from there are in the mapping, which is writable, and into
+            // which there are no references.
             unsafe { place.write_volatile(*word) }
         }
     }

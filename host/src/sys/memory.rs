@@ -2,8 +2,11 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::ptr::{NonNull, null_mut};
+use std::slice;
 
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// Slots, arenas and descriptors begin on pages of this size, as the WIT says too.
@@ -40,6 +43,23 @@ impl Mapping {
         Mapping::of(base.cast(), bytes)
     }
 
+    /// All of some shared memory.
+    pub(super) fn shared(memory: &Shared, bytes: usize) -> io::Result<Mapping> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address the kernel chooses touches no memory that exists.
+        let base = unsafe {
+            mmap(
+                null_mut(),
+                bytes,
+                protection,
+                MapFlags::SHARED,
+                &memory.0,
+                0,
+            )
+        }?;
+        Mapping::of(base.cast(), bytes)
+    }
+
     fn of(base: *mut u8, bytes: usize) -> io::Result<Mapping> {
         let base = NonNull::new(base).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Mapping { base, bytes })
@@ -66,5 +86,68 @@ impl Drop for Mapping {
         // outlive the structures that hold the mapping.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
         debug_assert!(unmapped.is_ok(), "our own mapping");
+    }
+}
+
+/// Memory without an address, which can be mapped more than once.
+#[derive(Debug)]
+pub(super) struct Shared(OwnedFd);
+
+impl Shared {
+    /// Fresh zeroed memory, which takes pages only as they are touched. Its length is fixed, so that what is
+    /// mapped is there.
+    pub(super) fn new(bytes: usize) -> io::Result<Shared> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let memory = memfd_create(c"wasmblk-arena", flags)?;
+        ftruncate(&memory, bytes as u64)?;
+        fcntl_add_seals(
+            &memory,
+            SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+        )?;
+        Ok(Shared(memory))
+    }
+
+    /// Maps it in the place of what is mapped at an address.
+    ///
+    /// # Safety
+    ///
+    /// All `bytes` from `address` on, whole pages, are memory that can be read and written, into which there
+    /// is no reference, and whose content nobody needs.
+    pub(super) unsafe fn map_over(&self, address: NonNull<u8>, bytes: usize) -> io::Result<()> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: the caller's promise: what is replaced is plain memory that is not looked at.
+        unsafe {
+            mmap(
+                address.as_ptr().cast(),
+                bytes,
+                protection,
+                flags,
+                &self.0,
+                0,
+            )
+        }?;
+        Ok(())
+    }
+}
+
+/// Memory on pages, for reading and writing past the system's cache.
+#[derive(Debug)]
+pub struct AlignedBytes(Mapping);
+
+impl AlignedBytes {
+    /// Zeros.
+    ///
+    /// # Errors
+    ///
+    /// Where there is not so much.
+    pub fn new(bytes: usize) -> io::Result<AlignedBytes> {
+        Mapping::anonymous(bytes).map(AlignedBytes)
+    }
+
+    /// All of them.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: a private mapping that nobody else has an address of, borrowed as long as self is.
+        unsafe { slice::from_raw_parts_mut(self.0.base.as_ptr(), self.0.bytes) }
     }
 }

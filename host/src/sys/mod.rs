@@ -2,17 +2,24 @@
 
 mod arena;
 mod artefact;
+mod blocking;
+mod lock;
 mod memory;
+mod place;
 mod process;
 mod queue;
 mod ring;
 mod slots;
 mod socket;
 
-pub use arena::Arena;
+pub use arena::{Arena, Lent};
 pub use artefact::Artefact;
+pub use blocking::Blocking;
+pub use lock::lock_file;
+pub use memory::AlignedBytes;
+pub use place::Place;
 pub use process::{first_inherited_fd, set_io_flusher};
-pub use queue::QueueRing;
+pub use queue::{Event, QueueRing};
 pub use ring::ControlRing;
 pub use slots::Slots;
 pub use socket::{Piece, SlotRange, read_scattered, write_gathered};

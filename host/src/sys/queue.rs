@@ -2,21 +2,26 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::iter;
+use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::read_volatile;
 use std::time::Duration;
 
-use io_uring::types::{Fixed, SubmitArgs, Timespec};
+use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 use zerocopy::IntoBytes;
 
 use super::memory::{Mapping, PAGE_BYTES};
-use super::slots::Slots;
+use super::place::Place;
+use crate::block::{Carrier, Ended, Errno, Transfer, Work};
 use crate::ublk::abi::{DevInfo, IoCmd, IoDesc, RES_ABORT, io as command};
 
 /// Distance between the descriptor arrays of two queues in `/dev/ublkcN`: room for the greatest
 /// depth (`UBLK_MAX_QUEUE_DEPTH`) in whole pages.
 const DESCRIPTORS_BYTES_MAX: u64 = 4096 * size_of::<IoDesc>() as u64;
+
+/// Most entries of a ring (`IORING_MAX_ENTRIES` in `io_uring.c`).
+const ENTRIES_MAX: u32 = 32768;
 
 /// One thread's ring, with the descriptors of the queues it serves. The slot of a tag is its number in
 /// the ring: the first queue's tags come first.
@@ -24,10 +29,26 @@ pub struct QueueRing {
     ring: IoUring,
     queues: Vec<Queue>,
     depth: u16,
-    slots: Slots,
+    place: Place,
     /// Tags the kernel may still send requests for.
     armed: usize,
+    /// Transfers that the kernel has not ended.
+    under_way: usize,
+    /// Ends that nobody was told of.
+    ended: Vec<(u32, Ended)>,
 }
+
+/// What a turn of the ring brings.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A request came, with its slot.
+    Arrived(u32, &'a IoDesc),
+    /// A transfer with this token has ended.
+    Ended(u32, Ended),
+}
+
+/// In the number of a command: it is a transfer, and the rest is its token.
+const TRANSFER: u64 = 1 << 32;
 
 struct Queue {
     id: u16,
@@ -54,15 +75,21 @@ impl QueueRing {
         device: &File,
         info: &DevInfo,
         queue_ids: &[u16],
-        slots: Slots,
+        place: Place,
     ) -> io::Result<QueueRing> {
         let depth = info.queue_depth;
         let tags = u32::from(depth) * u32::try_from(queue_ids.len()).unwrap_or(u32::MAX);
+        let slots = &place.slots;
         if slots.count() < tags || slots.bytes() < info.max_io_buf_bytes as usize {
             return Err(io::Error::other("the slots do not fit the queues"));
         }
-        let ring = build_ring(tags.next_power_of_two())?;
-        ring.submitter().register_files(&[device.as_raw_fd()])?;
+        let entries = (tags + place.transfers_max).next_power_of_two();
+        let ring = build_ring(entries.min(ENTRIES_MAX))?;
+        let stores = place.stores.all().iter();
+        let files =
+            iter::once(device.as_raw_fd()).chain(stores.map(|store| store.file.as_raw_fd()));
+        let files: Vec<RawFd> = files.collect();
+        ring.submitter().register_files(&files)?;
         let queues = queue_ids
             .iter()
             .map(|&id| {
@@ -77,8 +104,10 @@ impl QueueRing {
             ring,
             queues,
             depth,
-            slots,
+            place,
             armed: 0,
+            under_way: 0,
+            ended: Vec::new(),
         })
     }
 
@@ -98,10 +127,9 @@ impl QueueRing {
         Ok(())
     }
 
-    /// Sends the answers that were committed, and waits until there is a request, the end, or `timeout` is
-    /// over (`None` is for ever). Then calls `arrived` with the slot and descriptor of each request that is
-    /// there. Says whether to go on: no longer when the device has stopped and the kernel has taken all its
-    /// tags back.
+    /// Sends what was queued, and waits until something has come, or `timeout` is over (`None` is for ever).
+    /// Then calls `event` for each request and each end of a transfer that is there. Says whether to go on: no
+    /// longer when the device has stopped and the kernel has taken all its tags back.
     ///
     /// # Errors
     ///
@@ -109,8 +137,13 @@ impl QueueRing {
     pub fn turn(
         &mut self,
         timeout: Option<Duration>,
-        mut arrived: impl FnMut(u32, &IoDesc),
+        mut event: impl FnMut(Event<'_>),
     ) -> io::Result<bool> {
+        let timeout = if self.ended.is_empty() {
+            timeout
+        } else {
+            Some(Duration::ZERO)
+        };
         let submitted = match timeout {
             None => self.ring.submit_and_wait(1),
             Some(timeout) => {
@@ -130,11 +163,24 @@ impl QueueRing {
                 ) => {}
             Err(error) => return Err(error),
         }
+        for (token, ended) in self.ended.drain(..) {
+            event(Event::Ended(token, ended));
+        }
         for completion in self.ring.completion() {
-            // All our commands carry the slot's number, which is below 2^32.
-            let slot = u32::try_from(completion.user_data()).unwrap_or(u32::MAX);
-            match completion.result() {
-                0 => arrived(slot, &descriptor(&self.queues, self.depth, slot)),
+            let (number, result) = (completion.user_data(), completion.result());
+            // All our commands carry a slot or a token, which is below 2^32.
+            let low = u32::try_from(number & !TRANSFER).unwrap_or(u32::MAX);
+            if number & TRANSFER != 0 {
+                self.under_way -= 1;
+                let ended = u32::try_from(result).map_err(|_| Errno::of_store(-result));
+                event(Event::Ended(low, ended));
+                continue;
+            }
+            match result {
+                0 => {
+                    let desc = descriptor(&self.queues, self.depth, low);
+                    event(Event::Arrived(low, &desc));
+                }
                 RES_ABORT => self.armed -= 1,
                 error => return Err(io::Error::from_raw_os_error(error.saturating_neg())),
             }
@@ -156,11 +202,12 @@ impl QueueRing {
     /// A FETCH or COMMIT of one tag, with the tag's slot as its buffer.
     fn entry(&self, operation: u32, slot: u32, result: i32) -> squeue::Entry {
         let (queue, tag) = place(self.depth, slot);
+        let slots = &self.place.slots;
         let io = IoCmd {
             q_id: self.queues[queue].id,
             tag,
             result,
-            addr: self.slots.at(slot, 0, self.slots.bytes()).as_ptr() as u64,
+            addr: slots.at(slot, 0, slots.bytes()).as_ptr() as u64,
         };
         let mut bytes = [0; 16];
         bytes.copy_from_slice(io.as_bytes());
@@ -169,14 +216,67 @@ impl QueueRing {
             .build()
             .user_data(slot.into())
     }
+
+    /// A transfer from or to a store.
+    fn transfer(&self, transfer: &Transfer) -> squeue::Entry {
+        let Transfer { offset, length, .. } = *transfer;
+        // File 0 is the device.
+        let file = Fixed(u32::from(transfer.store) + 1);
+        let address = self.place.address(transfer).as_ptr();
+        let range = |mode| {
+            let range = opcode::Fallocate::new(file, length.into());
+            range.offset(offset).mode(mode).build()
+        };
+        let write = || opcode::Write::new(file, address, length).offset(offset);
+        match transfer.work {
+            Work::Write { durable: false } => write().build(),
+            Work::Write { durable: true } => write().rw_flags(libc::RWF_DSYNC).build(),
+            Work::Flush => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
+            Work::Discard | Work::WriteZeroes { may_discard: true } => {
+                range(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
+            }
+            Work::WriteZeroes { may_discard: false } => {
+                range(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE)
+            }
+            _ => opcode::Read::new(file, address, length)
+                .offset(offset)
+                .build(),
+        }
+    }
+}
+
+impl Carrier for QueueRing {
+    fn begin(&mut self, token: u32, transfer: &Transfer) -> io::Result<()> {
+        if matches!(transfer.work, Work::Fill | Work::CopyIn | Work::CopyOut) {
+            self.place.copy(transfer);
+            self.ended.push((token, Ok(transfer.length)));
+            return Ok(());
+        }
+        let entry = self
+            .transfer(transfer)
+            .user_data(TRANSFER | u64::from(token));
+        push(&mut self.ring, &entry)?;
+        self.under_way += 1;
+        Ok(())
+    }
+
+    fn wait(&mut self, timeout: Duration, ended: &mut dyn FnMut(u32, Ended)) -> io::Result<()> {
+        // The device has stopped: requests come no more.
+        let told = self.turn(Some(timeout), |event| {
+            if let Event::Ended(token, result) = event {
+                ended(token, result);
+            }
+        });
+        told.map(drop)
+    }
 }
 
 impl Drop for QueueRing {
     fn drop(&mut self) {
         // Closing a ring does not wait for what is under way in it: while the kernel has a tag, it
-        // may write to the tag's slot, so this memory stays.
-        if self.armed > 0 {
-            self.slots.keep();
+        // may write to the tag's slot, and so for transfers; so this memory stays.
+        if self.armed > 0 || self.under_way > 0 {
+            Box::leak(Box::new(self.place.clone()));
         }
     }
 }
@@ -210,10 +310,16 @@ fn build_ring(entries: u32) -> io::Result<IoUring> {
         .build(entries)
 }
 
-/// Puts one entry into the ring, which is made large enough for all tags.
+/// Puts one entry into the ring; where that is full, what is in it goes to the kernel first.
 fn push(ring: &mut IoUring, entry: &squeue::Entry) -> io::Result<()> {
-    // SAFETY: the entry names a registered file, and a slot that stays mapped until the kernel has
-    // given the tag back, or for ever (see the end of QueueRing).
-    unsafe { ring.submission().push(entry) }
-        .map_err(|_| io::Error::other("the queue's ring is full"))
+    for _ in 0..2 {
+        // SAFETY: the entry names registered files, and memory of the ring's place, which stays mapped
+        // until the kernel has given the tag back or ended the transfer, or for ever (see the end of
+        // QueueRing).
+        if unsafe { ring.submission().push(entry) }.is_ok() {
+            return Ok(());
+        }
+        ring.submit()?;
+    }
+    Err(io::Error::other("the queue's ring is full"))
 }

@@ -5,7 +5,6 @@ use std::io;
 use std::ptr::{NonNull, copy, copy_nonoverlapping, write_bytes};
 use std::slice::from_raw_parts_mut;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::arena::Arena;
 use super::memory::{Mapping, PAGE_BYTES};
@@ -21,16 +20,11 @@ pub struct Slots {
     stride: usize,
     bytes: usize,
     count: u32,
-    memory: Arc<Memory>,
-}
-
-/// What the slots lie in.
-#[derive(Debug)]
-enum Memory {
-    /// Memory of our own, which lives as long as this.
-    Mapping(#[expect(dead_code, reason = "it is there to be dropped")] Mapping),
-    /// A guest's; its target keeps it, for ever where the flag is set.
-    Guest(AtomicBool),
+    /// What they lie in.
+    #[expect(dead_code, reason = "it keeps them mapped")]
+    memory: Arc<Mapping>,
+    /// Whether a guest sees them too.
+    in_arena: bool,
 }
 
 // SAFETY: the memory belongs to the process, not to a thread; who may touch a slot at a time is the rule
@@ -53,13 +47,13 @@ impl Slots {
             stride,
             bytes,
             count,
-            memory: Arc::new(Memory::Mapping(mapping)),
+            memory: Arc::new(mapping),
+            in_arena: false,
         })
     }
 
     /// Slots in a guest's arena: the first at `offset`, the others `stride` bytes apart; `None` where they
-    /// are not all inside it and on pages. The caller keeps the guest's memory as [`Arena`] says, and for
-    /// ever once [`Slots::is_kept`].
+    /// are not all inside it and on pages.
     #[must_use]
     pub fn in_arena(
         arena: &Arena,
@@ -77,15 +71,17 @@ impl Slots {
             stride,
             bytes,
             count,
-            memory: Arc::new(Memory::Guest(AtomicBool::new(false))),
+            memory: Arc::clone(arena.mapping()),
+            in_arena: true,
         })
     }
 
-    /// Whether the kernel may still write to a guest's memory although nobody here does: then it must stay
-    /// mapped for ever.
+    /// Whether these are the same slots.
     #[must_use]
-    pub fn is_kept(&self) -> bool {
-        matches!(&*self.memory, Memory::Guest(kept) if kept.load(Relaxed))
+    pub fn is_same(&self, other: &Slots) -> bool {
+        self.first == other.first
+            && self.stride == other.stride
+            && (self.count, self.bytes) == (other.count, other.bytes)
     }
 
     /// How many there are.
@@ -137,37 +133,26 @@ impl Slots {
         unsafe { copy(from.as_ptr(), data.as_mut_ptr(), data.len()) }
     }
 
-    /// Makes the first bytes of a slot zeros.
+    /// Makes bytes of a slot zeros.
     ///
     /// # Panics
     ///
     /// Where there are not so many.
-    pub fn zero(&self, slot: u32, bytes: usize) {
-        let to = self.at(slot, 0, bytes);
+    pub fn zero(&self, slot: u32, offset: usize, bytes: usize) {
+        let to = self.at(slot, offset, bytes);
         // SAFETY: all bytes written are in the slot.
         unsafe { write_bytes(to.as_ptr(), 0, bytes) }
     }
 
-    /// The first bytes of a slot of our own, for a target to work on between `submit` and its answer.
+    /// The first bytes of a slot that no guest sees, for a target to work on between `submit` and its answer.
     /// `None` where there are not so many.
     pub fn lend(&mut self, slot: u32, bytes: usize) -> Option<&mut [u8]> {
-        let ours = matches!(&*self.memory, Memory::Mapping(_));
-        if !ours || slot >= self.count || bytes > self.bytes {
+        if self.in_arena || slot >= self.count || bytes > self.bytes {
             return None;
         }
         let data = self.at(slot, 0, bytes);
         // SAFETY: our own mapping, kept by `memory`. A target calls this for a submitted slot only, which
         // nobody else touches until the answer, and a target has one such value, borrowed meanwhile.
         Some(unsafe { from_raw_parts_mut(data.as_ptr(), bytes) })
-    }
-
-    /// Has the memory kept for ever: the kernel may still write to it.
-    pub(super) fn keep(&self) {
-        match &*self.memory {
-            Memory::Mapping(_) => {
-                Box::leak(Box::new(Arc::clone(&self.memory)));
-            }
-            Memory::Guest(kept) => kept.store(true, Relaxed),
-        }
     }
 }

@@ -6,9 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::abi::{DevInfo, IoDesc};
 use super::{decode, encode};
-use crate::block::{Errno, Next};
+use crate::block::{Carrier, Errno, Next};
 use crate::serve::Engine;
-use crate::sys::{QueueRing, Slots};
+use crate::sys::{Event, Place, QueueRing};
 
 /// Makes a worker's ring on its own thread and asks for the first requests. `device` is the open
 /// `/dev/ublkcN`, `info` what the kernel said of it.
@@ -16,8 +16,8 @@ use crate::sys::{QueueRing, Slots};
 /// # Errors
 ///
 /// Where the system refuses ring or memory.
-pub fn fetch(device: &File, info: &DevInfo, queues: &[u16], slots: Slots) -> io::Result<QueueRing> {
-    let mut ring = QueueRing::new(device, info, queues, slots)?;
+pub fn fetch(device: &File, info: &DevInfo, queues: &[u16], place: Place) -> io::Result<QueueRing> {
+    let mut ring = QueueRing::new(device, info, queues, place)?;
     ring.fetch_all()?;
     Ok(ring)
 }
@@ -28,18 +28,21 @@ pub fn fetch(device: &File, info: &DevInfo, queues: &[u16], slots: Slots) -> io:
 /// # Errors
 ///
 /// Where the ring fails: requests may be without an answer then until the process ends.
-pub fn serve_queues(mut ring: QueueRing, engine: &mut Engine<'_>) -> io::Result<()> {
+pub fn serve_queues(ring: &mut QueueRing, engine: &mut Engine<'_>) -> io::Result<()> {
     let mut refused = Vec::new();
     // The guest may have something to do already.
     let mut next = Next::Again;
     loop {
         let mut batch = 0;
-        let go_on = ring.turn(next.wait(), |slot, desc| {
-            batch += 1;
-            if let Err(errno) = begin(engine, slot, desc) {
-                engine.stats().count_error();
-                refused.push((slot, errno));
+        let go_on = ring.turn(next.wait(), |event| match event {
+            Event::Arrived(slot, desc) => {
+                batch += 1;
+                if let Err(errno) = begin(engine, slot, desc) {
+                    engine.stats().count_error();
+                    refused.push((slot, errno));
+                }
             }
+            Event::Ended(token, ended) => engine.ended(token, ended),
         })?;
         engine.stats().count_batch(batch);
         if !go_on {
@@ -48,7 +51,10 @@ pub fn serve_queues(mut ring: QueueRing, engine: &mut Engine<'_>) -> io::Result<
         for (slot, errno) in refused.drain(..) {
             ring.commit(slot, encode::result(Err(errno)))?;
         }
-        next = answer(&mut ring, engine)?;
+        next = answer(ring, engine)?;
+        for (token, transfer) in engine.transfers() {
+            ring.begin(token, &transfer)?;
+        }
     }
 }
 

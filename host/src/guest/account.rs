@@ -1,0 +1,447 @@
+//! What a guest of the contract `ring` has in hand: requests, timers, transfers. All that it asks for is held
+//! against this, which is the host's own; nothing here knows where the records lie.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::coverage::Coverage;
+use super::records::{self, Action, Record};
+use crate::block::{Answer, Ended, Errno, Memory, Next, Op, Output, Request, Transfer, Work};
+use crate::limits;
+use crate::store::Shape;
+
+/// How a guest broke the contract. Its instance is of no use any more.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum Breach {
+    #[error("it answers tag {0}, which it does not have")]
+    Tag(u32),
+    #[error("it completes tag {0}, whose data is under way")]
+    UnderWay(u32),
+    #[error("it completes the read with tag {0}, and has not filled all of its data")]
+    NotFilled(u32),
+    #[error("it uses token {0}, which is in use or not below ops-max")]
+    Token(u32),
+    #[error("it names store {0}, which it was not granted")]
+    Store(u16),
+    #[error("a transfer's memory, {length} bytes from {offset} on, is not in its arena")]
+    OutsideArena { offset: u64, length: u32 },
+    #[error("a transfer's memory is not in the data of a request with tag {0} that it has")]
+    OutsideRequest(u32),
+    #[error("a transfer would change the data of a write, or take that of a read (tag {0})")]
+    Direction(u32),
+    #[error("it names a request's data, which lies in its own memory")]
+    OwnSlots,
+    #[error("it asks for what is no action: {0}")]
+    Action(records::NoAction),
+    #[error("it keeps requests and waits for nothing")]
+    Idle,
+    #[error("it has kept a request for longer than its deadline")]
+    Overdue,
+}
+
+/// What is fixed when a guest opens.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Requests at a time.
+    pub depth: u32,
+    /// Tokens at a time.
+    pub ops_max: u32,
+    /// Bytes of the arena.
+    pub arena_bytes: u64,
+    /// Longest read or write, where requests' data stays with the host: then the guest sees none of it.
+    pub hidden_bytes_max: Option<u32>,
+    /// The stores it was granted, by number.
+    pub stores: Arc<[Shape]>,
+    /// How long it may keep a request.
+    pub deadline: Duration,
+}
+
+/// A request that the guest may have.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// Its length, or [`NOT_HELD`].
+    length: u32,
+    op: Op,
+    /// Transfers of its data.
+    transfers: u32,
+    /// In which period it came.
+    period: u32,
+}
+
+/// No request is so long.
+const NOT_HELD: u32 = u32::MAX;
+
+const NOTHING: Held = Held {
+    length: NOT_HELD,
+    op: Op::Flush,
+    transfers: 0,
+    period: 0,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Free,
+    Timer,
+    /// A transfer: what is left of it, how much of that is asked for, and how much is done.
+    Transfer {
+        left: Transfer,
+        asked: u32,
+        done: u32,
+    },
+    /// It has ended, and its event is not written.
+    Ended,
+}
+
+/// The account of one instance.
+#[derive(Debug)]
+pub struct Account {
+    terms: Terms,
+    requests: Box<[Held]>,
+    held: u32,
+    tokens: Box<[Token]>,
+    timers: BinaryHeap<Reverse<(Instant, u32)>>,
+    under_way: u32,
+    /// Transfers that have ended, until their events are written.
+    ended: Vec<(u32, Result<(), Errno>)>,
+    coverage: Option<Coverage>,
+    /// Requests that live through a whole period, which is as long as the deadline, are overdue.
+    period: u32,
+    period_end: Option<Instant>,
+    polls: u32,
+    copied_bytes: u64,
+    /// The guest is not called any more: transfers end, and do not go on.
+    closed: bool,
+}
+
+impl Account {
+    /// Nothing is in hand.
+    #[must_use]
+    pub fn new(terms: Terms) -> Account {
+        Account {
+            requests: vec![NOTHING; terms.depth as usize].into(),
+            held: 0,
+            tokens: vec![Token::Free; terms.ops_max as usize].into(),
+            timers: BinaryHeap::with_capacity(terms.ops_max as usize),
+            under_way: 0,
+            ended: Vec::with_capacity(terms.ops_max as usize),
+            coverage: terms
+                .hidden_bytes_max
+                .map(|bytes| Coverage::new(terms.depth, bytes)),
+            period: 0,
+            period_end: None,
+            polls: 0,
+            copied_bytes: 0,
+            closed: false,
+            terms,
+        }
+    }
+
+    /// A request goes to the guest. Its tag is free, as the engine has one request for each slot.
+    pub fn begin(&mut self, tag: u32, request: &Request) {
+        let Some(held) = self.requests.get_mut(tag as usize) else {
+            return;
+        };
+        *held = Held {
+            length: request.length,
+            op: request.op,
+            transfers: 0,
+            period: self.period,
+        };
+        self.held += 1;
+        if request.op == Op::Read
+            && let Some(coverage) = &mut self.coverage
+        {
+            coverage.begin(tag, request.length);
+        }
+    }
+
+    /// Carries out one action of the guest.
+    ///
+    /// # Errors
+    ///
+    /// How it breaks the contract.
+    pub fn act(&mut self, record: &Record, output: &mut Output) -> Result<(), Breach> {
+        match records::action(record).map_err(Breach::Action)? {
+            Action::Complete { tag, result } => {
+                let length = self.complete(tag, result.is_ok())?;
+                output.answers.push(Answer {
+                    slot: tag,
+                    result: result.map(|()| length),
+                });
+            }
+            Action::Timer { token, after_ms } => {
+                self.take_token(token, Token::Timer)?;
+                let after = Duration::from_millis(after_ms).min(limits::RING_TIMER_MAX);
+                self.timers.push(Reverse((Instant::now() + after, token)));
+            }
+            Action::Transfer { token, transfer } => self.transfer(token, transfer, output)?,
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, tag: u32, done: bool) -> Result<u32, Breach> {
+        let held = self.requests.get_mut(tag as usize);
+        let held = held.filter(|held| held.length != NOT_HELD);
+        let held = held.ok_or(Breach::Tag(tag))?;
+        if held.transfers > 0 {
+            return Err(Breach::UnderWay(tag));
+        }
+        let length = held.length;
+        if done
+            && held.op == Op::Read
+            && let Some(coverage) = &self.coverage
+            && !coverage.is_whole(tag)
+        {
+            return Err(Breach::NotFilled(tag));
+        }
+        held.length = NOT_HELD;
+        self.held -= 1;
+        Ok(length)
+    }
+
+    fn take_token(&mut self, token: u32, state: Token) -> Result<(), Breach> {
+        match self.tokens.get_mut(token as usize) {
+            Some(place @ Token::Free) => *place = state,
+            _ => return Err(Breach::Token(token)),
+        }
+        Ok(())
+    }
+
+    fn transfer(&mut self, token: u32, asked: Transfer, output: &mut Output) -> Result<(), Breach> {
+        self.check_memory(&asked)?;
+        let refused = self.check_store(&asked)?;
+        self.take_token(token, Token::Ended)?;
+        if let Some(errno) = refused {
+            self.ended.push((token, Err(errno)));
+            return Ok(());
+        }
+        if let Memory::Request(tag, _) = asked.memory {
+            self.requests[tag as usize].transfers += 1;
+        }
+        if matches!(asked.work, Work::CopyIn | Work::CopyOut) {
+            self.copied_bytes += u64::from(asked.length);
+        }
+        self.under_way += 1;
+        self.go_on(token, asked, 0, output);
+        Ok(())
+    }
+
+    fn go_on(&mut self, token: u32, left: Transfer, done: u32, output: &mut Output) {
+        let part = left.part();
+        let asked = part.length;
+        self.tokens[token as usize] = Token::Transfer { left, asked, done };
+        output.transfers.push((token, part));
+    }
+
+    /// Whether the memory that a transfer names is the guest's to name.
+    fn check_memory(&self, asked: &Transfer) -> Result<(), Breach> {
+        let in_arena = |offset: u64| {
+            let length = asked.length;
+            let end = offset.checked_add(length.into());
+            let inside = end.is_some_and(|end| end <= self.terms.arena_bytes);
+            inside
+                .then_some(())
+                .ok_or(Breach::OutsideArena { offset, length })
+        };
+        let of_request = matches!(asked.work, Work::Fill | Work::CopyIn | Work::CopyOut);
+        let (tag, at) = match asked.memory {
+            Memory::Nowhere | Memory::Zeros => return Ok(()),
+            Memory::Arena(_) if of_request => return Err(Breach::OutsideRequest(NOT_HELD)),
+            Memory::Arena(at) => return in_arena(at.into()),
+            Memory::Request(tag, at) => (tag, at),
+        };
+        if self.coverage.is_none() {
+            return Err(Breach::OwnSlots);
+        }
+        let held = self.requests.get(tag as usize).copied().unwrap_or(NOTHING);
+        let end = at.checked_add(asked.length);
+        if held.length == NOT_HELD || end.is_none_or(|end| end > held.length) {
+            return Err(Breach::OutsideRequest(tag));
+        }
+        let direction = match asked.work {
+            Work::Read | Work::Fill | Work::CopyIn => Op::Read,
+            _ => Op::Write,
+        };
+        if held.op != direction {
+            return Err(Breach::Direction(tag));
+        }
+        if matches!(asked.work, Work::CopyIn | Work::CopyOut) {
+            in_arena(asked.offset)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the store that a transfer names is the guest's to name; and then, with which errno it ends
+    /// without having begun.
+    fn check_store(&self, asked: &Transfer) -> Result<Option<Errno>, Breach> {
+        // Data of requests is of whole sectors, as is what is known of it.
+        let sectors = match asked.memory {
+            Memory::Request(_, at) => Coverage::is_whole_sectors(at, asked.length),
+            _ => true,
+        };
+        if matches!(asked.work, Work::Fill | Work::CopyIn | Work::CopyOut) {
+            return Ok((!sectors || asked.length == 0).then_some(Errno::EINVAL));
+        }
+        let shape = self.terms.stores.get(usize::from(asked.store));
+        let shape = shape.ok_or(Breach::Store(asked.store))?;
+        Ok(shape
+            .check(asked)
+            .err()
+            .or((!sectors).then_some(Errno::EINVAL)))
+    }
+
+    /// A part of a transfer has ended. What is left of it goes on.
+    pub fn ended(&mut self, token: u32, ended: Ended, output: &mut Output) {
+        let Some(&Token::Transfer { left, asked, done }) = self.tokens.get(token as usize) else {
+            return;
+        };
+        let result = match ended {
+            _ if self.closed => Err(Errno::EIO),
+            Err(Errno::EOPNOTSUPP) if left.work == Work::Discard => Ok(()),
+            Err(Errno::EOPNOTSUPP) if matches!(left.work, Work::WriteZeroes { .. }) => {
+                // Where the store has no better way, zeros are written.
+                let work = Work::Write { durable: false };
+                let memory = Memory::Zeros;
+                let zeros = Transfer {
+                    work,
+                    memory,
+                    ..left
+                };
+                return self.go_on(token, zeros, done, output);
+            }
+            Err(errno) => Err(errno),
+            Ok(_) if left.memory == Memory::Nowhere => Ok(()),
+            // A store that ends before its time.
+            Ok(0) => Err(Errno::EIO),
+            Ok(bytes) => {
+                let bytes = bytes.min(asked);
+                if let Some(rest) = left.rest(bytes) {
+                    return self.go_on(token, rest, done + bytes, output);
+                }
+                self.cover(&left, done);
+                Ok(())
+            }
+        };
+        self.finish(token, &left, result);
+    }
+
+    /// All of a transfer is done: what it filled, its last part and so much before it, is there.
+    fn cover(&mut self, last: &Transfer, done: u32) {
+        if let (Memory::Request(tag, at), Some(coverage)) = (last.memory, &mut self.coverage)
+            && matches!(last.work, Work::Read | Work::Fill | Work::CopyIn)
+        {
+            coverage.add(tag, at - done, last.length + done);
+        }
+    }
+
+    fn finish(&mut self, token: u32, left: &Transfer, result: Result<(), Errno>) {
+        self.under_way -= 1;
+        if let Memory::Request(tag, _) = left.memory {
+            self.requests[tag as usize].transfers -= 1;
+        }
+        self.tokens[token as usize] = Token::Ended;
+        self.ended.push((token, result));
+    }
+
+    /// The guest is not called any more: what is under way ends, and does not go on.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Gives the events of what has ended and of timers that are due.
+    pub fn take_events(&mut self, mut event: impl FnMut(&Record)) {
+        for (token, result) in self.ended.drain(..) {
+            self.tokens[token as usize] = Token::Free;
+            event(&records::ended_event(token, result));
+        }
+        if self.timers.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some(Reverse((due, token))) = self.timers.peek().copied()
+            && due <= now
+        {
+            self.timers.pop();
+            self.tokens[token as usize] = Token::Free;
+            event(&records::timer_event(token));
+        }
+    }
+
+    /// Requests that the guest keeps have a bound, and must wait for something. `busy` is a guest that has
+    /// more to do, `idle` one that was not called this time.
+    ///
+    /// # Errors
+    ///
+    /// Where it has kept one for too long.
+    pub fn check_kept(&mut self, busy: bool, idle: bool) -> Result<(), Breach> {
+        if self.held == 0 {
+            self.period_end = None;
+            return Ok(());
+        }
+        let waits = self.under_way > 0 || !self.timers.is_empty() || !self.ended.is_empty();
+        if !busy && !waits {
+            return Err(Breach::Idle);
+        }
+        // The clock is not looked at in every poll: in some machines it is slow.
+        self.polls = self.polls.wrapping_add(1);
+        let looks = idle || self.polls.is_multiple_of(limits::RING_POLLS_PER_LOOK);
+        if self.period_end.is_some() && !looks {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if self.period_end.is_some_and(|end| now < end) {
+            return Ok(());
+        }
+        // A store may take its time, but not for ever.
+        let most = if self.under_way > 0 {
+            limits::RING_STORE_PERIODS_MAX
+        } else {
+            1
+        };
+        let begun = self.period_end.replace(now + self.terms.deadline).is_some();
+        let overdue =
+            |held: &Held| held.length != NOT_HELD && self.period.wrapping_sub(held.period) >= most;
+        if begun && self.requests.iter().any(overdue) {
+            return Err(Breach::Overdue);
+        }
+        self.period = self.period.wrapping_add(1);
+        Ok(())
+    }
+
+    /// When the guest is to be called again.
+    #[must_use]
+    pub fn next(&self) -> Next {
+        if !self.ended.is_empty() {
+            return Next::Again;
+        }
+        match self.timers.peek() {
+            Some(Reverse((due, _))) => Next::At(*due),
+            None if self.held > 0 => Next::Within(self.terms.deadline),
+            None => Next::Submitted,
+        }
+    }
+
+    /// Transfers under way.
+    #[must_use]
+    pub fn under_way(&self) -> u32 {
+        self.under_way
+    }
+
+    /// Whether a request's data is part of a transfer under way.
+    #[must_use]
+    pub fn is_under_way(&self, tag: u32) -> bool {
+        self.requests
+            .get(tag as usize)
+            .is_some_and(|held| held.transfers > 0)
+    }
+
+    /// Bytes copied between requests' data and the arena since the last call.
+    pub fn take_copied_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.copied_bytes)
+    }
+}

@@ -1,0 +1,165 @@
+//! What stands between a device and the instances of its guest: one that is at fault is replaced by the next,
+//! where the guest says that nothing is lost by that.
+
+use std::time::{Duration, Instant};
+
+use tracing::{error, info};
+
+use super::fault::Fault;
+use super::opener::{Begun, Opener};
+use crate::block::{Answer, Checked, Ended, Errno, Next, Output, Target};
+use crate::limits;
+
+/// One instance that serves requests. After a fault it is not called any more, but for the ends of its
+/// transfers.
+pub(super) trait Running: Target {
+    /// What ended it, told once.
+    fn take_fault(&mut self) -> Option<Fault>;
+
+    /// Its transfers that are under way.
+    fn under_way(&self) -> u32 {
+        0
+    }
+
+    /// Whether a slot's data is part of one of them.
+    fn is_under_way(&self, _slot: u32) -> bool {
+        false
+    }
+}
+
+/// A guest as a target, whatever becomes of its instances.
+pub(super) struct Supervisor {
+    opener: Opener,
+    begun: Begun,
+    /// Requests without an answer, by slot.
+    unanswered: Box<[Option<Checked>]>,
+    /// The instance was at fault; the next may begin at this time.
+    restart_at: Option<Instant>,
+    /// Faults one soon after the other.
+    faults: u32,
+    last_fault: Option<Instant>,
+}
+
+impl Supervisor {
+    pub(super) fn new(opener: Opener, begun: Begun) -> Supervisor {
+        Supervisor {
+            unanswered: vec![None; begun.place.slots.count() as usize].into(),
+            opener,
+            begun,
+            restart_at: None,
+            faults: 0,
+            last_fault: None,
+        }
+    }
+
+    /// An instance has ended: decides what comes next.
+    fn at_fault(&mut self, fault: &Fault) {
+        let (summary, stack) = (fault.summary(), fault.stack());
+        let health = &self.opener.health;
+        health.count_fault(&summary);
+        if !self.begun.geometry.restartable {
+            error!("the guest has failed; from now on every request is EIO: {summary}{stack}");
+            return health.give_up(&summary);
+        }
+        let now = Instant::now();
+        let calm = |last: Instant| now.duration_since(last) > limits::RESTART_CALM_TIME;
+        if self.last_fault.is_none_or(calm) {
+            self.faults = 0;
+        }
+        self.last_fault = Some(now);
+        self.faults += 1;
+        if self.faults > limits::RESTARTS_MAX {
+            error!("the guest keeps failing; from now on every request is EIO: {summary}{stack}");
+            return health.give_up(&summary);
+        }
+        let delay = match self.faults {
+            1 => Duration::ZERO,
+            n => limits::RESTART_DELAY * 2_u32.pow(n - 2),
+        };
+        error!("the guest's instance has ended, and is restarted: {summary}{stack}");
+        self.restart_at = Some(now + delay);
+    }
+
+    /// After a fault: gives up, or begins the next instance when it is time.
+    fn go_on(&mut self, output: &mut Output) -> Next {
+        if self.opener.health.has_failed() {
+            return self.give_up(output);
+        }
+        // What the old instance asked for still moves bytes of requests that the next one is sent again.
+        if self.begun.running.under_way() > 0 {
+            return Next::Submitted;
+        }
+        let Some(time) = self.restart_at else {
+            return Next::Again;
+        };
+        if Instant::now() < time {
+            return Next::At(time);
+        }
+        match self.opener.begin_again(&self.begun) {
+            Ok(begun) => self.begun = begun,
+            Err(fault) => {
+                self.at_fault(&fault);
+                return Next::Again;
+            }
+        }
+        self.restart_at = None;
+        self.opener.health.count_restart();
+        info!("the next instance of the guest serves");
+        for (slot, request) in (0..).zip(&self.unanswered) {
+            if let Some(request) = request {
+                self.begun.running.submit(slot, request);
+            }
+        }
+        Next::Again
+    }
+
+    /// Answers everything with EIO, but what still moves.
+    fn give_up(&mut self, output: &mut Output) -> Next {
+        for (slot, request) in (0..).zip(&mut self.unanswered) {
+            if request.is_some() && !self.begun.running.is_under_way(slot) {
+                *request = None;
+                let result = Err(Errno::EIO);
+                output.answers.push(Answer { slot, result });
+            }
+        }
+        Next::Submitted
+    }
+}
+
+impl Target for Supervisor {
+    fn submit(&mut self, slot: u32, request: &Checked) {
+        if let Some(place) = self.unanswered.get_mut(slot as usize) {
+            *place = Some(*request);
+        }
+        // What has ended takes no more.
+        if self.restart_at.is_none() && !self.opener.health.has_failed() {
+            self.begun.running.submit(slot, request);
+        }
+    }
+
+    fn ended(&mut self, token: u32, ended: Ended, output: &mut Output) {
+        self.begun.running.ended(token, ended, output);
+    }
+
+    fn poll(&mut self, output: &mut Output) -> Next {
+        if self.restart_at.is_some() || self.opener.health.has_failed() {
+            return self.go_on(output);
+        }
+        let before = output.answers.len();
+        let next = self.begun.running.poll(output);
+        for answer in &output.answers[before..] {
+            self.unanswered[answer.slot as usize] = None;
+        }
+        match self.begun.running.take_fault() {
+            None => next,
+            Some(fault) => {
+                self.at_fault(&fault);
+                self.go_on(output)
+            }
+        }
+    }
+
+    fn take_copied_bytes(&mut self) -> u64 {
+        self.begun.running.take_copied_bytes()
+    }
+}

@@ -1,0 +1,9 @@
+//! What an operator grants to a guest: files and block devices, by name.
+
+mod grant;
+mod open;
+mod shape;
+
+pub use grant::Grant;
+pub use open::{Store, Stores};
+pub use shape::Shape;

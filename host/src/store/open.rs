@@ -1,0 +1,256 @@
+//! Stores that are open.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate, major, minor};
+
+use super::grant::Grant;
+use super::shape::Shape;
+use crate::block::Errno;
+use crate::error::{Error, Result};
+use crate::sys::{AlignedBytes, lock_file};
+
+/// Unit of `O_DIRECT` where the system does not tell.
+const DIRECT_BLOCK_BYTES: u32 = 4096;
+
+/// The stores of a device. Their numbers are their places.
+#[derive(Debug, Default)]
+pub struct Stores(Vec<Store>);
+
+/// One file or block device, open and locked.
+#[derive(Debug)]
+pub struct Store {
+    /// The name by which the guest asks for it.
+    pub name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Size and limits.
+    pub shape: Shape,
+    /// Open as long as the device lives.
+    pub file: File,
+}
+
+impl Stores {
+    /// Opens and locks what was granted.
+    ///
+    /// # Errors
+    ///
+    /// Names the store that cannot be had, and why.
+    pub fn open(grants: &[Grant]) -> Result<Stores> {
+        grants
+            .iter()
+            .map(Store::open)
+            .collect::<Result<_>>()
+            .map(Stores)
+    }
+
+    /// All of them, by number.
+    #[must_use]
+    pub fn all(&self) -> &[Store] {
+        &self.0
+    }
+
+    /// Their shapes, by number.
+    #[must_use]
+    pub fn shapes(&self) -> Vec<Shape> {
+        self.0.iter().map(|store| store.shape).collect()
+    }
+}
+
+impl Store {
+    fn open(grant: &Grant) -> Result<Store> {
+        let shown = grant.path.display();
+        let name = &grant.name;
+        let failed = |why: io::Error| {
+            let remedy = match why.kind() {
+                ErrorKind::NotFound => "; make it first, a file for instance with 'truncate -s 1G'",
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem if !grant.read_only => {
+                    "; behind the path, ':ro' asks for reading only"
+                }
+                ErrorKind::InvalidInput if grant.direct => {
+                    "; leave out ':direct': this file system does not have it"
+                }
+                _ => "",
+            };
+            Error::failed(format!("cannot open --store {name}={shown}{remedy}")).because(why)
+        };
+        let mut flags = libc::O_CLOEXEC;
+        if grant.direct {
+            flags |= libc::O_DIRECT;
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(!grant.read_only)
+            .custom_flags(flags)
+            .open(&grant.path)
+            .map_err(failed)?;
+        lock(&file, grant)?;
+        let (size_bytes, block_bytes) = measure(&file, &grant.path).map_err(failed)?;
+        if size_bytes < 512 {
+            return Err(Error::failed(format!(
+                "--store {name}={shown} has {size_bytes} bytes, and must have at least 512"
+            )));
+        }
+        let align_bytes = if grant.direct { block_bytes } else { 1 };
+        Ok(Store {
+            name: name.clone(),
+            path: grant.path.clone(),
+            shape: Shape {
+                size_bytes,
+                block_bytes,
+                align_bytes,
+                read_only: grant.read_only,
+            },
+            file,
+        })
+    }
+
+    /// Fills all of `data`, from inside the store, and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` beyond the end; the system's.
+    pub fn read(&self, offset: u64, data: &mut [u8]) -> std::result::Result<(), Errno> {
+        self.check_range(offset, data.len())?;
+        let align = u64::from(self.shape.align_bytes);
+        if align == 1 {
+            return self.file.read_exact_at(data, offset).map_err(errno);
+        }
+        // Whole blocks around it.
+        let begin = offset / align * align;
+        let end = (offset + data.len() as u64).next_multiple_of(align);
+        let inside = usize::try_from(offset - begin).map_err(|_| Errno::EINVAL)?;
+        let whole = usize::try_from(end - begin).map_err(|_| Errno::EINVAL)?;
+        let mut blocks = AlignedBytes::new(whole).map_err(errno)?;
+        let wanted = inside + data.len();
+        let mut done = 0;
+        while done < wanted {
+            let part = &mut blocks.bytes_mut()[done..];
+            match self.file.read_at(part, begin + done as u64) {
+                Ok(0) => return Err(Errno::EIO),
+                Ok(bytes) => done += bytes,
+                Err(why) if why.kind() == ErrorKind::Interrupted => {}
+                Err(why) => return Err(errno(why)),
+            }
+        }
+        data.copy_from_slice(&blocks.bytes_mut()[inside..wanted]);
+        Ok(())
+    }
+
+    /// Writes all of `data` inside the store, and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// `EROFS` where it may not be changed; `EINVAL` beyond the end, or where it is not aligned as the store
+    /// wants it; the system's.
+    pub fn write(&self, offset: u64, data: &[u8]) -> std::result::Result<(), Errno> {
+        self.check_change(offset, data.len())?;
+        let align = self.shape.align_bytes as usize;
+        if align == 1 {
+            return self.file.write_all_at(data, offset).map_err(errno);
+        }
+        if !offset.is_multiple_of(align as u64) || !data.len().is_multiple_of(align) {
+            return Err(Errno::EINVAL);
+        }
+        let mut blocks = AlignedBytes::new(data.len()).map_err(errno)?;
+        blocks.bytes_mut().copy_from_slice(data);
+        self.file
+            .write_all_at(blocks.bytes_mut(), offset)
+            .map_err(errno)
+    }
+
+    /// Makes all that was written durable, and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn flush(&self) -> std::result::Result<(), Errno> {
+        self.file.sync_data().map_err(errno)
+    }
+
+    /// Makes bytes inside the store zeros, without keeping their room where it `may_discard`, and waits for
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::write`]; `EOPNOTSUPP` where the file system has no way but to write zeros.
+    pub fn write_zeroes(
+        &self,
+        offset: u64,
+        length: u32,
+        may_discard: bool,
+    ) -> std::result::Result<(), Errno> {
+        self.check_change(offset, length as usize)?;
+        let how = if may_discard {
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE
+        } else {
+            FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE
+        };
+        fallocate(&self.file, how, offset, length.into()).map_err(|why| errno(why.into()))
+    }
+
+    fn check_change(&self, offset: u64, length: usize) -> std::result::Result<(), Errno> {
+        if self.shape.read_only {
+            return Err(Errno::EROFS);
+        }
+        self.check_range(offset, length)
+    }
+
+    fn check_range(&self, offset: u64, length: usize) -> std::result::Result<(), Errno> {
+        let end = offset.checked_add(length as u64);
+        let inside = length > 0 && end.is_some_and(|end| end <= self.shape.size_bytes);
+        inside.then_some(()).ok_or(Errno::EINVAL)
+    }
+}
+
+/// The errno of a store's error.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn errno(why: io::Error) -> Errno {
+    why.raw_os_error().map_or(Errno::EIO, Errno::of_store)
+}
+
+/// Nobody else may use a store, unless all only read it.
+fn lock(file: &File, grant: &Grant) -> Result<()> {
+    let Err(why) = lock_file(file, !grant.read_only) else {
+        return Ok(());
+    };
+    let Grant { name, path, .. } = grant;
+    let shown = path.display();
+    Err(match why.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => Error::failed(format!(
+            "--store {name}={shown} is in use: stop the device that has it, or grant it to both with ':ro'"
+        )),
+        _ => Error::failed(format!("cannot lock --store {name}={shown}")).because(why),
+    })
+}
+
+/// Size and block of a file or block device, in bytes.
+fn measure(file: &File, path: &Path) -> io::Result<(u64, u32)> {
+    let about = file.metadata()?;
+    let kind = about.file_type();
+    if kind.is_file() {
+        return Ok((about.len(), DIRECT_BLOCK_BYTES));
+    }
+    if !kind.is_block_device() {
+        let text = format!("{} is neither a file nor a block device", path.display());
+        return Err(io::Error::other(text));
+    }
+    let number = about.rdev();
+    let of_system = |what: &str| -> io::Result<u64> {
+        let (major, minor) = (major(number), minor(number));
+        let mut text = String::new();
+        let attribute = format!("/sys/dev/block/{major}:{minor}/{what}");
+        File::open(attribute)?.read_to_string(&mut text)?;
+        text.trim().parse().map_err(io::Error::other)
+    };
+    let sectors = of_system("size")?;
+    // A partition's limits are those of its disk.
+    let block = of_system("queue/logical_block_size")
+        .or_else(|_| of_system("../queue/logical_block_size"))
+        .unwrap_or(512);
+    let block = u32::try_from(block).unwrap_or(DIRECT_BLOCK_BYTES);
+    Ok((sectors.saturating_mul(512), block))
+}

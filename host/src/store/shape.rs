@@ -1,0 +1,52 @@
+//! Size and limits of a store, and what fits them.
+
+use crate::block::{Errno, Memory, Transfer, Work};
+
+/// Size and limits of a store, fixed when it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Its size in bytes: what a file had, or a disk has.
+    pub size_bytes: u64,
+    /// The unit that it is best used in, in bytes: a power of two from 512 to 4096.
+    pub block_bytes: u32,
+    /// What offsets, lengths and places in memory must be multiples of, in bytes: 1 where the system's cache
+    /// lies between.
+    pub align_bytes: u32,
+    /// It may not be changed.
+    pub read_only: bool,
+}
+
+impl Shape {
+    /// Holds a transfer against the store.
+    ///
+    /// # Errors
+    ///
+    /// `EROFS` where it would change a store that is read-only; `EINVAL` where it is empty, beyond the end,
+    /// or not aligned as the store wants it.
+    pub fn check(&self, asked: &Transfer) -> Result<(), Errno> {
+        let (aligned, changes) = match asked.work {
+            Work::Flush => return Ok(()),
+            Work::Read => (true, false),
+            Work::Write { .. } => (true, true),
+            _ => (false, true),
+        };
+        if changes && self.read_only {
+            return Err(Errno::EROFS);
+        }
+        let end = asked.offset.checked_add(asked.length.into());
+        if asked.length == 0 || end.is_none_or(|end| end > self.size_bytes) {
+            return Err(Errno::EINVAL);
+        }
+        let place = match asked.memory {
+            Memory::Arena(at) | Memory::Request(_, at) => at,
+            Memory::Nowhere | Memory::Zeros => 0,
+        };
+        let fits = asked.offset.is_multiple_of(self.align_bytes.into())
+            && asked.length.is_multiple_of(self.align_bytes)
+            && place.is_multiple_of(self.align_bytes);
+        if aligned && !fits {
+            return Err(Errno::EINVAL);
+        }
+        Ok(())
+    }
+}

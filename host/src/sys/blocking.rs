@@ -1,0 +1,229 @@
+//! Transfers by the plain system calls, for where there is no ring: what is in the system's cache is moved at
+//! once, everything else by a few threads.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::{FallocateFlags, fallocate, fdatasync};
+use rustix::io::{read, write};
+use zerocopy::IntoBytes;
+
+use super::place::Place;
+use crate::block::{Carrier, Ended, Errno, Transfer, Work};
+use crate::limits;
+
+/// Carries out the transfers of one target.
+#[derive(Debug)]
+pub struct Blocking {
+    place: Place,
+    /// Ends that nobody was told of.
+    ended: Vec<(u32, Ended)>,
+    jobs: Option<Sender<(u32, Transfer)>>,
+    results: Receiver<(u32, Ended)>,
+    /// Can be read when there are results.
+    ready: Arc<OwnedFd>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Blocking {
+    /// Starts the threads, where there is a store to use.
+    ///
+    /// # Errors
+    ///
+    /// Where the system has no further thread or descriptor.
+    pub fn new(place: &Place) -> io::Result<Blocking> {
+        let (jobs, jobs_receiver) = channel();
+        let (results_sender, results) = channel();
+        let ready = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let jobs_receiver = Arc::new(Mutex::new(jobs_receiver));
+        let count = if place.stores.all().is_empty() {
+            0
+        } else {
+            limits::STORE_THREADS
+        };
+        let mut blocking = Blocking {
+            place: place.clone(),
+            ended: Vec::with_capacity(place.transfers_max as usize),
+            jobs: Some(jobs),
+            results,
+            ready,
+            threads: Vec::new(),
+        };
+        for _ in 0..count {
+            let (place, ready) = (place.clone(), blocking.ready.clone());
+            let (jobs, results) = (jobs_receiver.clone(), results_sender.clone());
+            let work = move || work(&place, &jobs, &results, &ready);
+            let thread = thread::Builder::new().name("store".into()).spawn(work)?;
+            blocking.threads.push(thread);
+        }
+        Ok(blocking)
+    }
+
+    /// Begins a transfer. What can be done without waiting is.
+    ///
+    /// # Errors
+    ///
+    /// Where the threads are gone.
+    pub fn begin(&mut self, token: u32, transfer: &Transfer) -> io::Result<()> {
+        if let Some(ended) = self.at_once(transfer) {
+            self.ended.push((token, ended));
+            return Ok(());
+        }
+        let sent = self.jobs.as_ref().map(|jobs| jobs.send((token, *transfer)));
+        sent.and_then(Result::ok)
+            .ok_or_else(|| io::Error::other("the threads for stores have ended"))
+    }
+
+    /// Tells the ends that there are, and how many that were.
+    pub fn take_ended(&mut self, mut ended: impl FnMut(u32, Ended)) -> usize {
+        let mut count = 0;
+        for (token, result) in self.ended.drain(..) {
+            ended(token, result);
+            count += 1;
+        }
+        let mut number = [0; 8];
+        if !self.threads.is_empty() && read(&*self.ready, &mut number).is_ok() {
+            for (token, result) in self.results.try_iter() {
+                ended(token, result);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    fn at_once(&self, transfer: &Transfer) -> Option<Ended> {
+        let nowait = match transfer.work {
+            Work::Fill | Work::CopyIn | Work::CopyOut => {
+                self.place.copy(transfer);
+                return Some(Ok(transfer.length));
+            }
+            Work::Read | Work::Write { durable: false } => libc::RWF_NOWAIT,
+            _ => return None,
+        };
+        match move_bytes(&self.place, transfer, nowait) {
+            Err(error) if waits(&error) => None,
+            result => Some(ended(result)),
+        }
+    }
+}
+
+/// Whether an error says that it cannot be done without waiting, or that nobody knows.
+fn waits(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::EOPNOTSUPP | libc::EINVAL | libc::EINTR)
+    )
+}
+
+fn ended(result: io::Result<u32>) -> Ended {
+    result.map_err(|why| why.raw_os_error().map_or(Errno::EIO, Errno::of_store))
+}
+
+impl AsFd for Blocking {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ready.as_fd()
+    }
+}
+
+impl Carrier for Blocking {
+    fn begin(&mut self, token: u32, transfer: &Transfer) -> io::Result<()> {
+        Blocking::begin(self, token, transfer)
+    }
+
+    fn wait(&mut self, timeout: Duration, ended: &mut dyn FnMut(u32, Ended)) -> io::Result<()> {
+        if self.take_ended(&mut *ended) > 0 {
+            return Ok(());
+        }
+        let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
+        match poll(
+            &mut [PollFd::new(&*self.ready, PollFlags::IN)],
+            Some(&timeout),
+        ) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.take_ended(ended);
+        Ok(())
+    }
+}
+
+impl Drop for Blocking {
+    fn drop(&mut self) {
+        // The threads end when there is nothing more to do; what they move belongs to them as well.
+        self.jobs = None;
+    }
+}
+
+/// The life of one thread.
+fn work(
+    place: &Place,
+    jobs: &Mutex<Receiver<(u32, Transfer)>>,
+    results: &Sender<(u32, Ended)>,
+    ready: &OwnedFd,
+) {
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((token, transfer)) = job else { return };
+        let result = loop {
+            match carry_out(place, &transfer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break ended(result),
+            }
+        };
+        if results.send((token, result)).is_err() {
+            return;
+        }
+        let _ = write(ready, 1_u64.as_bytes());
+    }
+}
+
+/// Carries out a part of a transfer, and waits for it.
+fn carry_out(place: &Place, transfer: &Transfer) -> io::Result<u32> {
+    let Transfer { offset, length, .. } = *transfer;
+    let range = |how| {
+        fallocate(file(place, transfer), how, offset, length.into())?;
+        Ok(length)
+    };
+    match transfer.work {
+        Work::Flush => fdatasync(file(place, transfer))
+            .map(|()| 0)
+            .map_err(Into::into),
+        Work::Discard | Work::WriteZeroes { may_discard: true } => {
+            range(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE)
+        }
+        Work::WriteZeroes { may_discard: false } => {
+            range(FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE)
+        }
+        Work::Write { durable: true } => move_bytes(place, transfer, libc::RWF_DSYNC),
+        _ => move_bytes(place, transfer, 0),
+    }
+}
+
+fn file<'a>(place: &'a Place, transfer: &Transfer) -> &'a File {
+    &place.stores.all()[usize::from(transfer.store)].file
+}
+
+/// Reads or writes once.
+fn move_bytes(place: &Place, transfer: &Transfer, flags: libc::c_int) -> io::Result<u32> {
+    let vector = libc::iovec {
+        iov_base: place.address(transfer).as_ptr().cast(),
+        iov_len: transfer.length as usize,
+    };
+    let file = file(place, transfer).as_raw_fd();
+    let offset = i64::try_from(transfer.offset).map_err(io::Error::other)?;
+    let bytes = if transfer.work == Work::Read {
+        // SAFETY: the vector names memory that can be written (zeros are never read into), which `place`
+        // keeps mapped, and into which there are no references.
+        unsafe { libc::preadv2(file, &raw const vector, 1, offset, flags) }
+    } else {
+        // SAFETY: the vector names memory that can be read, which `place` keeps mapped.
+        unsafe { libc::pwritev2(file, &raw const vector, 1, offset, flags) }
+    };
+    u32::try_from(bytes).map_err(|_| io::Error::last_os_error())
+}

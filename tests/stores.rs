@@ -1,0 +1,117 @@
+//! Stores: what an operator grants, and what guests do with it.
+
+use tests::backing::Backing;
+use tests::bed::in_bed;
+use tests::disk::{Disk, fio};
+use tests::uml::Machine;
+use wasmblk::block::{Backend, Errno};
+
+use crate::direct::Direct;
+
+#[test]
+fn a_file_is_passed_through() {
+    let backing = Backing::new("passed", 1 << 20);
+    let mut disk = Direct::open_with("file", &[], &[backing.grant("data", "")]).expect("it opens");
+    assert_eq!(disk.geometry.size_bytes, 1 << 20);
+    let data: Vec<u8> = (0..=250).cycle().take(300 << 10).collect();
+    disk.write(8192, &data, false).expect("write");
+    let mut back = vec![1; data.len()];
+    disk.read(8192, &mut back).expect("read");
+    assert!(back == data);
+    assert!(backing.content()[8192..][..data.len()] == data);
+    disk.write(0, &data[..512], true).expect("a durable write");
+    disk.write_zeroes(16384, 8192, false).expect("write-zeroes");
+    disk.write_zeroes(32768, 8192, true).expect("write-zeroes");
+    disk.discard(65536, 65536).expect("discard");
+    disk.flush().expect("flush");
+    let content = backing.content();
+    assert!(content[..512] == data[..512]);
+    for (at, bytes) in [(16384, 8192), (32768, 8192), (65536, 65536)] {
+        assert!(content[at..][..bytes].iter().all(|byte| *byte == 0), "{at}");
+    }
+    assert_eq!(content.len(), 1 << 20, "its size stays");
+}
+
+#[test]
+fn stores_are_refused_with_the_remedy() {
+    let small = Backing::new("small", 100);
+    let folder = std::env::temp_dir();
+    for (grants, says) in [
+        (vec![], "give --store data=PATH"),
+        (vec!["data".to_owned()], "expected NAME=PATH"),
+        (vec!["=x".to_owned()], "the name is not"),
+        (vec!["data=".to_owned()], "there is no path"),
+        (vec!["data=:ro".to_owned()], "there is no path"),
+        (vec!["data=/nowhere/disk".to_owned()], "make it first"),
+        (vec![small.grant("data", "")], "at least 512"),
+        (
+            vec![format!("data={}:ro", folder.display())],
+            "neither a file nor",
+        ),
+        (
+            vec![small.grant("data", ""), small.grant("data", "")],
+            "given twice",
+        ),
+    ] {
+        let error = Direct::open_with("file", &[], &grants).err();
+        let chain = error
+            .unwrap_or_else(|| panic!("{grants:?} is taken"))
+            .chain();
+        assert!(chain.contains(says), "{grants:?}: {chain}");
+    }
+}
+
+#[test]
+fn a_store_has_one_writer_or_many_readers() {
+    let backing = Backing::new("shared", 1 << 20);
+    let (write, read) = (backing.grant("data", ""), backing.grant("data", ":ro"));
+    let open = |grant: &String| Direct::open_with("file", &[], std::slice::from_ref(grant));
+    let in_use = |grant: &String| {
+        let chain = open(grant).err().expect("it is in use").chain();
+        assert!(chain.contains("is in use"), "{chain}");
+    };
+    let writer = open(&write).expect("it opens");
+    in_use(&write);
+    in_use(&read);
+    drop(writer);
+    let mut reader = open(&read).expect("it opens");
+    let _other = open(&read).expect("both only read");
+    in_use(&write);
+    assert!(reader.geometry.read_only);
+    assert_eq!(reader.write(0, &[1; 512], false), Err(Errno::EROFS));
+    reader.read(0, &mut [0; 512]).expect("read");
+}
+
+#[test]
+fn a_store_that_shrinks_is_an_error_of_its_requests() {
+    let backing = Backing::new("shrinks", 1 << 20);
+    let mut disk = Direct::open_with("file", &[], &[backing.grant("data", "")]).expect("it opens");
+    disk.write(0, &[7; 4096], false).expect("write");
+    backing.file().set_len(8192 + 700).expect("truncate");
+    let mut data = [9; 4096];
+    disk.read(0, &mut data).expect("what is there");
+    assert_eq!(data, [7; 4096]);
+    // It ends in the middle, and behind: never success with bytes that nobody wrote.
+    assert_eq!(disk.read(8192, &mut data), Err(Errno::EIO));
+    assert_eq!(disk.read(65536, &mut data), Err(Errno::EIO));
+    assert!(!disk.health.has_failed(), "the guest is not at fault");
+    disk.read(4096, &mut data).expect("what is there");
+}
+
+#[test]
+fn over_ublk_a_file_is_passed_through() {
+    in_bed(&Machine::default(), || {
+        for how in ["", ":direct"] {
+            let backing = Backing::new("bed", 32 << 20);
+            let disk = Disk::add("file", &["--store", &backing.grant("data", how)]);
+            let jobs = ["--rw=randrw", "--bs=4k", "--size=32m", "--iodepth=32"];
+            fio(&disk.path, &[&jobs[..], &["--verify=crc32c"]].concat());
+            let jobs = ["--rw=write", "--bs=1m", "--size=32m", "--iodepth=8"];
+            fio(&disk.path, &[&jobs[..], &["--verify=crc32c"]].concat());
+            assert_eq!(disk.info("/state"), "live");
+            assert_eq!(disk.info("/stats/copied_bytes"), "0");
+            disk.del();
+            assert!(backing.content().iter().any(|byte| *byte != 0));
+        }
+    });
+}
