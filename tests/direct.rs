@@ -1,7 +1,7 @@
 //! A guest without a frontend: requests go through the engine one at a time, as the frontends send them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tests::paths;
 use wasmblk::block::{Backend, Carrier, Errno, Geometry, Op, Request};
@@ -91,8 +91,9 @@ impl Direct {
         let mut engine = Engine::new(self.geometry, &mut **target, slots.count(), &stats);
         slots.put(1, 0, data);
         engine.begin(1, request)?;
-        let mut answer = None;
+        let (mut answer, begin) = (None, Instant::now());
         loop {
+            assert!(begin.elapsed() < Duration::from_secs(30), "it has no answer");
             let next = engine.poll(|slot, result| {
                 assert_eq!(slot, 1, "the request that was sent");
                 answer = Some(result);
@@ -103,7 +104,7 @@ impl Direct {
             for (token, transfer) in engine.transfers() {
                 carrier.begin(token, &transfer).expect("it begins");
             }
-            let wait = next.wait().unwrap_or(Duration::from_secs(20));
+            let wait = next.wait().unwrap_or(Duration::from_secs(5));
             let mut ended = |token, ended| engine.ended(token, ended);
             carrier.wait(wait, &mut ended).expect("it waits");
         }

@@ -1,5 +1,6 @@
 //! The test suite: one program, a module for each subject. What needs ublk runs in the test bed.
 
+mod account;
 mod cli;
 mod codec;
 mod data;

@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+use tests::backing::Backing;
 use tests::bed::in_bed;
 use tests::disk::{Disk, fio};
 use tests::uml::Machine;
@@ -205,7 +206,7 @@ fn a_lie_in_poll_is_the_end_of_the_guest() {
         ("tag-beyond", "does not have"),
         ("tag-max", "does not have"),
         ("kind", "no action"),
-        ("store-kind", "not granted"),
+        ("store-kind", "its own memory"),
         ("status", "no action"),
         ("status-max", "no action"),
         ("never", "waits for nothing"),
@@ -232,6 +233,83 @@ fn a_lie_in_poll_is_the_end_of_the_guest() {
         let reason = disk.health.reason().unwrap_or_default();
         assert!(reason.contains(says), "{lie}: {reason}");
         assert_eq!(disk.read(4096, &mut [1; 512]), Err(Errno::EIO), "{lie}");
+    }
+}
+
+#[test]
+fn a_lie_about_a_transfer_is_the_end_of_the_guest() {
+    let backing = Backing::new("lies", 1 << 20);
+    let in_arena = [
+        ("store-number", "store 9"),
+        ("arena-beyond", "not in its arena"),
+        ("arena-end", "not in its arena"),
+        ("arena-max", "not in its arena"),
+        ("length-max", "not in its arena"),
+        ("own-slots", "its own memory"),
+        ("transfer-twice", "token"),
+    ];
+    let with_host = [
+        ("not-filled", "has not filled"),
+        ("half-filled", "has not filled"),
+        ("same-half-twice", "has not filled"),
+        ("fill-beyond", "not in the data"),
+        ("fill-max", "not in the data"),
+        ("fill-of-nothing", "not in the data"),
+        ("fill-another", "not in the data"),
+        (
+            "read-the-data",
+            "would change the data of a write, or take that of a read",
+        ),
+        (
+            "write-the-data",
+            "would change the data of a write, or take that of a read",
+        ),
+        ("copy-beyond", "not in its arena"),
+        ("copy-max", "not in its arena"),
+        ("done-while-filling", "under way"),
+    ];
+    let cases = in_arena.map(|(lie, says)| (lie, "arena", says));
+    for (lie, data, says) in cases
+        .into_iter()
+        .chain(with_host.map(|(lie, says)| (lie, "host", says)))
+    {
+        let options = [("lie", lie), ("data", data)];
+        let grants = [backing.grant("data", "")];
+        let mut disk = Direct::open_with("rogue", &options, &grants).expect("it opens");
+        assert_eq!(disk.read(0, &mut [1; 4096]), Err(Errno::EIO), "{lie}");
+        let reason = disk.health.reason().unwrap_or_default();
+        assert!(reason.contains(says), "{lie}: {reason}");
+    }
+    assert!(
+        backing.content().iter().all(|byte| *byte == 0),
+        "nothing was written"
+    );
+}
+
+#[test]
+fn a_transfer_that_cannot_be_is_an_errno() {
+    let backing = Backing::new("errno", 1 << 20);
+    for (lie, data, how, answer) in [
+        ("store", "arena", "", Ok(())),
+        ("store-beyond", "arena", "", Err(Errno::EINVAL)),
+        ("store-end", "arena", "", Err(Errno::EINVAL)),
+        ("store-empty", "arena", "", Err(Errno::EINVAL)),
+        ("store-write", "arena", ":ro", Err(Errno::EROFS)),
+        ("store-flush", "arena", "", Ok(())),
+        // It reads over its own events and actions: those are its own.
+        ("over-records", "arena", "", Ok(())),
+        ("odd-fill", "host", "", Err(Errno::EINVAL)),
+        ("", "host", "", Ok(())),
+    ] {
+        let options = [("lie", lie), ("data", data)];
+        let grants = [backing.grant("data", how)];
+        let mut disk = Direct::open_with("rogue", &options, &grants).expect("it opens");
+        assert_eq!(disk.read(0, &mut [1; 4096]), answer, "{lie}");
+        assert!(
+            !disk.health.has_failed(),
+            "{lie}: {:?}",
+            disk.health.reason()
+        );
     }
 }
 

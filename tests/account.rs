@@ -1,0 +1,214 @@
+//! What a `ring` guest asks for, held against what it has: whatever bytes come, the account stays right.
+
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::{Just, ProptestConfig, any, prop_oneof, proptest};
+use proptest::strategy::Strategy;
+use wasmblk::block::{Errno, Memory, Op, Output, Request, Transfer, Work};
+use wasmblk::guest::account::{Account, Breach, Terms};
+use wasmblk::guest::records::Record;
+use wasmblk::store::Shape;
+
+const DEPTH: u32 = 4;
+const OPS_MAX: u32 = 6;
+const ARENA_BYTES: u64 = 1 << 16;
+const STORE_BYTES: u64 = 1 << 20;
+
+fn account(hidden: bool) -> Account {
+    let shape = |align_bytes, read_only| Shape {
+        size_bytes: STORE_BYTES,
+        block_bytes: 512,
+        align_bytes,
+        read_only,
+    };
+    Account::new(Terms {
+        depth: DEPTH,
+        ops_max: OPS_MAX,
+        arena_bytes: ARENA_BYTES,
+        hidden_bytes_max: hidden.then_some(1 << 16),
+        stores: [shape(1, false), shape(512, true)].into(),
+        deadline: Duration::from_secs(30),
+    })
+}
+
+/// What happens to an account.
+#[derive(Clone, Debug)]
+enum Step {
+    Request(u32, Op, u32),
+    Act(Record),
+    /// A transfer under way ends, by its place among them: all of it, a part, nothing, or an error.
+    End(usize, u32, bool),
+    Events,
+}
+
+/// Numbers that are right, nearly right, or anything.
+fn number(near: u32) -> impl Strategy<Value = u32> {
+    prop_oneof![4 => 0..near + 2, 1 => Just(u32::MAX), 1 => any::<u32>()]
+}
+
+fn size() -> impl Strategy<Value = u32> {
+    prop_oneof![4 => (0_u32..9).prop_map(|n| n * 512), 1 => number(1 << 16)]
+}
+
+/// Actions of which many are right.
+fn record() -> impl Strategy<Value = Record> {
+    let offset = prop_oneof![
+        4 => (0_u64..200).prop_map(|n| n * 512),
+        1 => STORE_BYTES - 2..STORE_BYTES + 2,
+        1 => any::<u64>(),
+    ];
+    let head = (number(18), number(OPS_MAX));
+    let place = (size(), prop_oneof![Just(u32::MAX), number(DEPTH)]);
+    (head, offset, (size(), number(3)), place).prop_map(|(head, offset, size, place)| {
+        let pair = |(low, high): (u32, u32)| u64::from(low) | u64::from(high) << 32;
+        [pair(head), offset, pair(size), pair(place)].map(u64::to_le)
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let op = prop_oneof![Just(Op::Read), Just(Op::Write), Just(Op::Flush)];
+    prop_oneof![
+        2 => (0..DEPTH, op, 1_u32..9).prop_map(|(tag, op, n)| Step::Request(tag, op, n * 512)),
+        6 => record().prop_map(Step::Act),
+        1 => any::<[u64; 4]>().prop_map(Step::Act),
+        3 => (any::<usize>(), size(), any::<bool>()).prop_map(|(n, b, ok)| Step::End(n, b, ok)),
+        2 => Just(Step::Events),
+    ]
+}
+
+/// The same in a few words: what is in hand, and what was written of a read's data.
+#[derive(Default)]
+struct Model {
+    held: [Option<(Op, u32)>; DEPTH as usize],
+    filled: [Vec<bool>; DEPTH as usize],
+    /// Transfers under way: what was asked for first, and what is left.
+    under_way: Vec<(u32, Transfer, Transfer)>,
+}
+
+impl Model {
+    fn check_begun(&self, transfer: &Transfer) {
+        let inside = |at: u64| assert!(at + u64::from(transfer.length) <= ARENA_BYTES);
+        match transfer.memory {
+            Memory::Arena(at) => inside(at.into()),
+            Memory::Request(tag, at) => {
+                let (op, length) = self.held[tag as usize].expect("a request in hand");
+                assert!(at + transfer.length <= length, "{transfer:?}");
+                let fills = matches!(transfer.work, Work::Read | Work::Fill | Work::CopyIn);
+                assert_eq!(fills, op == Op::Read, "{transfer:?}");
+            }
+            Memory::Zeros | Memory::Nowhere => {}
+        }
+        match transfer.work {
+            Work::CopyIn | Work::CopyOut => inside(transfer.offset),
+            Work::Fill | Work::Flush => {}
+            _ => assert!(transfer.offset + u64::from(transfer.length) <= STORE_BYTES),
+        }
+        let changes = !matches!(
+            transfer.work,
+            Work::Read | Work::Flush | Work::Fill | Work::CopyIn | Work::CopyOut
+        );
+        assert!(transfer.store == 0 || !changes, "store 1 is read-only");
+    }
+
+    fn answered(&mut self, tag: u32, result: Result<u32, Errno>) {
+        let place = tag as usize;
+        let (op, length) = self.held[place].take().expect("it was in hand");
+        let of_tag = |(_, _, left): &(u32, Transfer, Transfer)| matches!(left.memory, Memory::Request(of, _) if of == tag);
+        assert!(!self.under_way.iter().any(of_tag), "nothing moves");
+        if let (Op::Read, Ok(bytes)) = (op, result) {
+            assert_eq!(bytes, length);
+            let whole = self.filled[place].is_empty() || self.filled[place].iter().all(|is| *is);
+            assert!(whole, "a read is done when all of it is there");
+        }
+    }
+
+    /// All of a transfer is done.
+    fn filled(&mut self, first: &Transfer) {
+        if let Memory::Request(tag, at) = first.memory
+            && !self.filled[tag as usize].is_empty()
+        {
+            let sectors = at as usize / 512..(at + first.length) as usize / 512;
+            self.filled[tag as usize][sectors].fill(true);
+        }
+    }
+}
+
+/// Goes through all steps. After a breach, which is the end of a guest, only transfers end.
+fn run(hidden: bool, steps: &[Step]) {
+    let mut account = account(hidden);
+    let (mut model, mut output) = (Model::default(), Output::default());
+    let mut breach: Option<Breach> = None;
+    for step in steps {
+        match step {
+            Step::Request(tag, op, length) => {
+                let place = *tag as usize;
+                if breach.is_some() || model.held[place].is_some() {
+                    continue;
+                }
+                let length = if *op == Op::Flush { 0 } else { *length };
+                model.held[place] = Some((*op, length));
+                let sectors = if hidden && *op == Op::Read {
+                    length / 512
+                } else {
+                    0
+                };
+                model.filled[place] = vec![false; sectors as usize];
+                let request = Request {
+                    op: *op,
+                    offset: 0,
+                    length,
+                    fua: false,
+                    may_discard: false,
+                };
+                account.begin(*tag, &request);
+            }
+            Step::Act(record) if breach.is_none() => {
+                breach = account.act(record, &mut output).err();
+                if breach.is_some() {
+                    account.close();
+                }
+            }
+            Step::End(which, bytes, good) if !model.under_way.is_empty() => {
+                let which = which % model.under_way.len();
+                let (token, first, left) = model.under_way.remove(which);
+                let result = if *good {
+                    Ok((*bytes).min(left.length))
+                } else {
+                    Err(Errno::EIO)
+                };
+                account.ended(token, result, &mut output);
+                if let Some(place) = output.transfers.iter().position(|(of, _)| *of == token) {
+                    let (_, rest) = output.transfers.remove(place);
+                    model.check_begun(&rest);
+                    model.under_way.push((token, first, rest));
+                } else if *good && *bytes >= left.length && breach.is_none() {
+                    model.filled(&first);
+                }
+            }
+            Step::Events if breach.is_none() => account.take_events(|_| {}),
+            _ => {}
+        }
+        for (token, transfer) in output.transfers.drain(..) {
+            model.check_begun(&transfer);
+            assert!(
+                model.under_way.iter().all(|(other, ..)| *other != token),
+                "a token is one"
+            );
+            model.under_way.push((token, transfer, transfer));
+        }
+        for answer in output.answers.drain(..) {
+            model.answered(answer.slot, answer.result);
+        }
+        assert_eq!(account.under_way() as usize, model.under_way.len());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(3000) })]
+
+    #[test]
+    fn no_action_confuses_the_account(hidden in any::<bool>(), steps in vec(step(), 1..80)) {
+        run(hidden, &steps);
+    }
+}
