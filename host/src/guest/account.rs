@@ -419,10 +419,11 @@ impl Account {
         if !self.ended.is_empty() {
             return Next::Again;
         }
-        match self.timers.peek() {
-            Some(Reverse((due, _))) => Next::At(*due),
-            None if self.held > 0 => Next::Within(self.terms.deadline),
-            None => Next::Submitted,
+        match (self.timers.peek(), self.period_end) {
+            (Some(Reverse((due, _))), Some(end)) => Next::At(*due.min(&end)),
+            (Some(Reverse((due, _))), None) => Next::At(*due),
+            (None, Some(_)) => Next::Within(self.terms.deadline),
+            (None, None) => Next::Submitted,
         }
     }
 
