@@ -16,6 +16,8 @@ mod nbd;
 mod nbd_extended;
 mod nbd_hostile;
 mod nbd_interop;
+mod nbd_keys;
+mod nbd_psk;
 mod nbd_random;
 mod nbd_server;
 mod nbd_tls;

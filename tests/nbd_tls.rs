@@ -11,7 +11,7 @@ use tests::paths;
 use crate::nbd_server::{Folder, Raw, Server, content, nbd, number, option};
 
 /// Makes an authority, and a server's and a client's certificate, into one folder.
-fn certificates(folder: &Path) {
+pub(crate) fn certificates(folder: &Path) {
     fs::create_dir_all(folder).expect("a folder");
     let openssl = |words: &str| {
         let mut openssl = Command::new("openssl");

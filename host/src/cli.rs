@@ -141,12 +141,17 @@ pub struct Nbd {
 /// How clients of `wasmblk nbd` encrypt.
 #[derive(Debug, Args)]
 pub struct Tls {
-    /// Whether clients may, or must, use TLS [default: require with --tls-certificates, else off].
+    /// Whether clients may, or must, use TLS [default: require with --tls-certificates or --tls-psk, else
+    /// off].
     #[arg(long = "tls", value_name = "MODE")]
     pub mode: Option<TlsMode>,
     /// Folder with server-cert.pem and server-key.pem, and ca-cert.pem to verify clients.
     #[arg(long = "tls-certificates", value_name = "DIR")]
     pub certificates: Option<PathBuf>,
+    /// File of pre-shared keys, as 'psktool -u USER -p FILE' makes it: lines of 'username:hexkey'. Let in only
+    /// clients that have one of them.
+    #[arg(long = "tls-psk", value_name = "FILE", conflicts_with = "certificates")]
+    pub psk: Option<PathBuf>,
     /// Let in only clients with a certificate signed by ca-cert.pem.
     #[arg(long = "tls-verify-peer", requires = "certificates")]
     pub verify_peer: bool,

@@ -176,9 +176,26 @@ pub const NBD_PIECE_BYTES_MAX: u32 = 128 << 10;
 /// Encrypted bytes that wait for room in an NBD client's socket.
 pub const NBD_TLS_BYTES_MAX: usize = 256 << 10;
 
+/// Pre-shared keys in a file: as many as clients at a time. Each connection has a copy of all of them, and all
+/// names that a client gives, which may be thousands, are compared with all of these.
+pub const NBD_KEYS_MAX: usize = NBD_CONNECTIONS_MAX;
+
+/// Bytes of a file of pre-shared keys: as many of them, with long names.
+pub const NBD_KEYS_FILE_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes that a pre-shared key has at least: 128 bits, as RFC 9257 demands. TLS shows whoever listens
+/// enough to try out shorter ones.
+pub const NBD_KEY_BYTES_MIN: usize = 16;
+
+/// One read of an encrypted socket, where its size is ours to choose: the longest record.
+pub const NBD_TLS_READ_BYTES: usize = 5 + (16 << 10) + 256;
+
 /// Reads of an encrypted socket that bring no data before the other NBD clients have their turn: a handshake
 /// and a large record take a few.
 pub const NBD_TLS_READS_MAX: u32 = 8;
+
+/// Bytes of such reads: a client that has a key can fill them with thousands of orders to change it.
+pub const NBD_TLS_READS_BYTES_MAX: usize = 32 << 10;
 
 /// Requests of all NBD clients of a device together that are in the guest's hands, or hold data.
 pub const NBD_DEPTH: u16 = 128;

@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 }
 
 /// Programs that the tests call: program and Debian package.
-const TOOLS: [(&str, &str); 11] = [
+const TOOLS: [(&str, &str); 12] = [
     ("fio", "fio"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
@@ -71,6 +71,7 @@ const TOOLS: [(&str, &str); 11] = [
     ("nbdfuse", "libnbd-bin"),
     ("fusermount3", "fuse3"),
     ("openssl", "openssl"),
+    ("psktool", "gnutls-bin"),
 ];
 
 fn test(filter: &[String]) -> Result<()> {

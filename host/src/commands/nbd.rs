@@ -12,7 +12,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
-use rustls::ServerConfig;
 use tracing::info;
 
 use super::load::{Loaded, load};
@@ -23,7 +22,7 @@ use crate::error::{Context, Error, Result};
 use crate::guest::{Clock, Guest, Health, Opened, Opener, Tags};
 use crate::limits;
 use crate::nbd::handshake::{Offer, TlsMode};
-use crate::nbd::{Address, Listener, Service, serve_clients, server_config};
+use crate::nbd::{Address, Listener, Service, Tls, serve_clients};
 use crate::serve::Engine;
 use crate::stats::Stats;
 use crate::store::{Grant, Stores};
@@ -41,7 +40,7 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     if nbd.exit_with_parent {
         exit_with_parent()?;
     }
-    let (tls, tls_config) = tls(&nbd.tls)?;
+    let (tls_mode, tls) = tls(&nbd.tls)?;
     let health = Arc::new(Health::default());
     let mut opened = open(nbd, cache, health.clone())?;
     let mut carrier = Blocking::new(&opened.place)
@@ -50,7 +49,7 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     let private = Folder::for_socket(nbd)?;
     let listener = listen(nbd, private.as_ref(), inherited)?;
     let _pid_file = nbd.pid_file.as_deref().map(PidFile::write).transpose()?;
-    let uri = listener.uri(&nbd.export, tls != TlsMode::Off);
+    let uri = listener.uri(&nbd.export, tls.as_ref());
     let command = announce(nbd, &listener, &uri, &wake)?;
     info!(uri, "clients can connect");
     let stats = Stats::default();
@@ -59,11 +58,11 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     let offer = Offer {
         name: nbd.export.clone(),
         geometry,
-        tls,
+        tls: tls_mode,
     };
     let service = Service {
         offer: &offer,
-        tls: tls_config.as_ref(),
+        tls: tls.as_ref(),
         engine: &mut engine,
         carrier: &mut carrier,
         slots,
@@ -98,18 +97,10 @@ fn exit_with_parent() -> Result<()> {
     Ok(())
 }
 
-/// What clients are offered, and with which certificates.
-fn tls(tls: &cli::Tls) -> Result<(TlsMode, Option<Arc<ServerConfig>>)> {
-    let Some(folder) = &tls.certificates else {
-        return match tls.mode {
-            None | Some(cli::TlsMode::Off) => Ok((TlsMode::Off, None)),
-            Some(_) => Err(Error::usage(
-                "--tls needs certificates: name their folder with --tls-certificates",
-            )),
-        };
-    };
+/// Whether clients encrypt, and how.
+fn tls(tls: &cli::Tls) -> Result<(TlsMode, Option<Tls>)> {
     let mode = match tls.mode {
-        Some(cli::TlsMode::Off) if !tls.verify_peer => return Ok((TlsMode::Off, None)),
+        None if tls.certificates.is_none() && tls.psk.is_none() => TlsMode::Off,
         Some(cli::TlsMode::Off) => TlsMode::Off,
         Some(cli::TlsMode::On) => TlsMode::Allowed,
         None | Some(cli::TlsMode::Require) => TlsMode::Required,
@@ -119,8 +110,18 @@ fn tls(tls: &cli::Tls) -> Result<(TlsMode, Option<Arc<ServerConfig>>)> {
             "--tls-verify-peer lets in whoever does not encrypt, unless --tls is 'require'",
         ));
     }
-    let config = server_config(folder, tls.verify_peer)?;
-    Ok((mode, Some(config)))
+    let tls = match (&tls.certificates, &tls.psk) {
+        _ if mode == TlsMode::Off => return Ok((mode, None)),
+        (Some(folder), _) => Tls::certificates(folder, tls.verify_peer)?,
+        (None, Some(file)) => Tls::keys(file)?,
+        (None, None) => {
+            return Err(Error::usage(
+                "--tls needs certificates or keys: name the folder of the former with --tls-certificates, or \
+                 the file of the latter with --tls-psk",
+            ));
+        }
+    };
+    Ok((mode, Some(tls)))
 }
 
 fn check_export(name: &str) -> Result<()> {

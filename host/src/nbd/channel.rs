@@ -1,21 +1,19 @@
 //! A client's socket, in the open or encrypted. Nothing here waits.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
-use rustls::{ServerConfig, ServerConnection};
+use tracing::debug;
 
+use super::tls::{Encryption, Tls};
 use crate::limits;
 use crate::sys::{Piece, SlotRange, Slots, read_scattered, write_gathered};
 
 pub(super) struct Channel {
     /// Read and written with the plain calls for files.
     socket: File,
-    tls: Option<Box<ServerConnection>>,
-    /// Decrypted bytes that nobody has read.
-    decrypted: usize,
+    tls: Option<Box<dyn Encryption>>,
 }
 
 impl Channel {
@@ -23,15 +21,12 @@ impl Channel {
         Channel {
             socket: socket.into(),
             tls: None,
-            decrypted: 0,
         }
     }
 
     /// From here on everything is encrypted.
-    pub(super) fn encrypt(&mut self, config: &Arc<ServerConfig>) -> io::Result<()> {
-        let mut tls = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
-        tls.set_buffer_limit(Some(limits::NBD_TLS_BYTES_MAX));
-        self.tls = Some(Box::new(tls));
+    pub(super) fn encrypt(&mut self, tls: &Tls) -> io::Result<()> {
+        self.tls = Some(tls.begin()?);
         Ok(())
     }
 
@@ -42,12 +37,12 @@ impl Channel {
 
     /// Whether encrypted bytes wait for room in the socket.
     pub(super) fn has_unsent(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+        self.tls.as_ref().is_some_and(|tls| tls.has_unsent())
     }
 
     /// Whether there is something to read that no event of the socket tells of.
     pub(super) fn has_input(&self) -> bool {
-        self.decrypted > 0
+        self.tls.as_ref().is_some_and(|tls| tls.has_input())
     }
 
     /// Reads once, first into the slot, then into `rest`; 0 is the end.
@@ -61,30 +56,18 @@ impl Channel {
             return read_scattered(self.socket.as_fd(), slots, first, rest);
         };
         debug_assert!(first.is_none(), "what is encrypted is read into our memory");
-        // Records may be empty: a client that sends nothing else must not keep the others waiting. What is
-        // left in the socket is told of again.
-        for _ in 0..limits::NBD_TLS_READS_MAX {
-            match tls.reader().read(rest) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.decrypted = 0,
-                result => {
-                    self.decrypted -= result.as_ref().map_or(0, |bytes| *bytes);
-                    return result;
-                }
-            }
-            let end = tls.read_tls(&mut self.socket)? == 0;
-            let processed = tls
-                .process_new_packets()
-                .map(|state| self.decrypted = state.plaintext_bytes_to_read())
-                .map_err(io::Error::other);
-            // An alert says why it went wrong.
-            let sent = write_tls(tls, &mut self.socket);
-            processed?;
-            sent?;
-            if end {
-                return Ok(0);
-            }
+        let read = read_tls(&mut **tls, &mut self.socket, rest);
+        if let Err(error) = &read
+            && !matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            )
+        {
+            debug!(%error, "an encrypted client is left");
+            // An alert tells it why.
+            let _ = write_tls(&mut **tls, &mut self.socket);
         }
-        Err(io::ErrorKind::WouldBlock.into())
+        read
     }
 
     /// Writes once, as many of the pieces as there is room for.
@@ -111,13 +94,13 @@ impl Channel {
                 Piece::Bytes(bytes) => bytes.len(),
                 Piece::Slot(range) => range.bytes,
             };
-            let taken = tls.writer().write(bytes)?;
+            let taken = tls.write(bytes)?;
             written += taken;
             if taken < whole {
                 break;
             }
         }
-        write_tls(tls, &mut self.socket)?;
+        write_tls(&mut **tls, &mut self.socket)?;
         if written == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -127,7 +110,7 @@ impl Channel {
     /// Sends what is encrypted and has not been sent.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         match &mut self.tls {
-            Some(tls) => write_tls(tls, &mut self.socket),
+            Some(tls) => write_tls(&mut **tls, &mut self.socket),
             None => Ok(()),
         }
     }
@@ -136,8 +119,8 @@ impl Channel {
     /// has cut it short.
     pub(super) fn end(&mut self) {
         if let Some(tls) = &mut self.tls {
-            tls.send_close_notify();
-            let _ = write_tls(tls, &mut self.socket);
+            tls.close();
+            let _ = write_tls(&mut **tls, &mut self.socket);
         }
     }
 }
@@ -145,8 +128,31 @@ impl Channel {
 /// Bytes of a slot that are encrypted at a time: one record.
 const COPY_BYTES: usize = 16 << 10;
 
-fn write_tls(tls: &mut ServerConnection, socket: &mut File) -> io::Result<()> {
-    while tls.wants_write() {
+fn read_tls(tls: &mut dyn Encryption, socket: &mut File, bytes: &mut [u8]) -> io::Result<usize> {
+    // Records may hold no data: a client that sends nothing else must not keep the others waiting. What is
+    // left in the socket is told of again.
+    let mut taken = 0;
+    for _ in 0..limits::NBD_TLS_READS_MAX {
+        match tls.read(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+        let more = tls.read_tls(socket)?;
+        tls.process()?;
+        write_tls(tls, socket)?;
+        if more == 0 {
+            return Ok(0);
+        }
+        taken += more;
+        if taken > limits::NBD_TLS_READS_BYTES_MAX {
+            break;
+        }
+    }
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+fn write_tls(tls: &mut dyn Encryption, socket: &mut File) -> io::Result<()> {
+    while tls.has_unsent() {
         match tls.write_tls(socket) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

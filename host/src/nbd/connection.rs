@@ -2,10 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::time::Instant;
-
-use rustls::ServerConfig;
 
 use super::channel::Channel;
 use super::handshake::{Handshake, Offer, Session};
@@ -13,6 +10,7 @@ use super::operation::Operation;
 use super::outgoing::Outgoing;
 use super::pool::Pool;
 use super::staging::Staging;
+use super::tls::Tls;
 use crate::block::Request;
 use crate::limits;
 use crate::serve::Engine;
@@ -21,7 +19,7 @@ use crate::sys::SlotRange;
 /// What all connections of a device share.
 pub(super) struct Export<'a, 'b> {
     pub(super) offer: &'a Offer,
-    pub(super) tls: Option<&'a Arc<ServerConfig>>,
+    pub(super) tls: Option<&'a Tls>,
     pub(super) engine: &'a mut Engine<'b>,
     pub(super) pool: &'a mut Pool,
 }
@@ -176,8 +174,8 @@ impl Connection {
         }
         if self.start_tls && self.outgoing.bytes() == 0 {
             self.start_tls = false;
-            let config = export.tls.ok_or(io::ErrorKind::Unsupported)?;
-            self.channel.encrypt(config)?;
+            let tls = export.tls.ok_or(io::ErrorKind::Unsupported)?;
+            self.channel.encrypt(tls)?;
             if self.stop == Stop::Tls {
                 self.stop = Stop::Input;
             }

@@ -6,12 +6,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::sockopt::{set_tcp_nodelay, socket_acceptconn, socket_domain};
 use rustix::net::{AddressFamily, SocketFlags, accept_with};
 
+use super::tls::Tls;
 use crate::error::{Context, Error, Result};
 
 /// Where to listen.
@@ -113,16 +114,21 @@ impl Listener {
         &self.address
     }
 
-    /// The export's address as NBD tools take it (`doc/uri.md` of the NBD project).
+    /// The export's address as NBD tools take it (`doc/uri.md` of the NBD project). With `tls`, by which name
+    /// the server knows its clients, where it knows only one.
     #[must_use]
-    pub fn uri(&self, export: &str, tls: bool) -> String {
-        let scheme = if tls { "nbds" } else { "nbd" };
+    pub fn uri(&self, export: &str, tls: Option<&Tls>) -> String {
+        let scheme = if tls.is_some() { "nbds" } else { "nbd" };
+        let user = tls.and_then(Tls::user).map(|user| quoted(user, b"") + "@");
+        let user = user.unwrap_or_default();
         match &self.address {
             Address::Unix(path) => {
-                format!("{scheme}+unix:///{export}?socket={}", quoted(path))
+                let path = quoted(path.as_os_str().as_bytes(), b"/");
+                format!("{scheme}+unix://{user}/{export}?socket={path}")
             }
             Address::Tcp(ip, port) => {
-                format!("{scheme}://{}/{export}", SocketAddr::new(*ip, *port))
+                let address = SocketAddr::new(*ip, *port);
+                format!("{scheme}://{user}{address}/{export}")
             }
         }
     }
@@ -146,11 +152,11 @@ impl Listener {
     }
 }
 
-/// A path as a part of a URI.
-fn quoted(path: &Path) -> String {
+/// Bytes as a part of a URI in which some more characters mean themselves.
+fn quoted(bytes: &[u8], more: &[u8]) -> String {
     let mut text = String::new();
-    for byte in path.as_os_str().as_bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(byte) {
+    for byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) || more.contains(byte) {
             text.push(char::from(*byte));
         } else {
             let _ = write!(text, "%{byte:02X}");

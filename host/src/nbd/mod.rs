@@ -2,11 +2,13 @@
 //! newstyle, over unix sockets and TCP. One thread serves all connections of a device, because there is
 //! one instance.
 
+mod certificates;
 mod channel;
 mod connection;
 pub mod decode;
 pub mod encode;
 pub mod handshake;
+mod keys;
 mod listen;
 mod operation;
 mod outgoing;
@@ -21,4 +23,4 @@ pub mod wire;
 
 pub use listen::{Address, Listener};
 pub use server::{Service, serve_clients};
-pub use tls::server_config;
+pub use tls::Tls;

@@ -2,7 +2,6 @@
 //! of all clients that are there go to the guest together.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
@@ -11,7 +10,6 @@ use rustix::event::epoll::{
 };
 use rustix::fd::OwnedFd;
 use rustix::io::Errno as SysErrno;
-use rustls::ServerConfig;
 use tracing::{debug, warn};
 
 use super::connection::{Connection, Export, Stop};
@@ -19,6 +17,7 @@ use super::handshake::Offer;
 use super::listen::Listener;
 use super::patience::Patience;
 use super::pool::Pool;
+use super::tls::Tls;
 use crate::block::{Errno, Next};
 use crate::error::{Context, Result};
 use crate::limits;
@@ -42,7 +41,7 @@ pub struct Service<'a, 'b> {
     /// What is negotiated.
     pub offer: &'a Offer,
     /// For clients that encrypt.
-    pub tls: Option<&'a Arc<ServerConfig>>,
+    pub tls: Option<&'a Tls>,
     /// What serves.
     pub engine: &'a mut Engine<'b>,
     /// What carries out the transfers of its target.

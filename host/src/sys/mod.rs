@@ -9,6 +9,7 @@ mod place;
 mod process;
 mod queue;
 mod ring;
+mod s2n;
 mod slots;
 mod socket;
 
@@ -21,5 +22,6 @@ pub use place::Place;
 pub use process::{first_inherited_fd, set_io_flusher};
 pub use queue::{Event, QueueRing};
 pub use ring::ControlRing;
+pub use s2n::S2nConnection;
 pub use slots::Slots;
 pub use socket::{Piece, SlotRange, read_scattered, write_gathered};
