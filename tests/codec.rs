@@ -126,8 +126,8 @@ fn parameters_follow_the_geometry() {
         size_bytes: 1 << 20,
         ..Claims::default()
     };
-    let params = encode::params(&Geometry::new(&four_functions).expect("a geometry"));
-    assert_eq!((params.len, params.types), (64, param::BASIC));
+    let params = encode::params(&Geometry::new(&four_functions).expect("a geometry"), 1);
+    assert_eq!((params.len, params.types), (112, param::BASIC));
     assert_eq!(params.attrs, attr::VOLATILE_CACHE | attr::FUA);
     assert_eq!((params.logical_bs_shift, params.physical_bs_shift), (9, 9));
     assert_eq!((params.dev_sectors, params.max_sectors), (2048, 1024));
@@ -146,7 +146,7 @@ fn parameters_follow_the_geometry() {
         }),
         ..Claims::default()
     };
-    let params = encode::params(&Geometry::new(&everything).expect("a geometry"));
+    let params = encode::params(&Geometry::new(&everything).expect("a geometry"), 1);
     assert_eq!(params.types, param::BASIC | param::DISCARD);
     assert_eq!(params.attrs, attr::ROTATIONAL);
     assert_eq!(
@@ -167,7 +167,7 @@ fn parameters_follow_the_geometry() {
         read_only: true,
         ..Claims::default()
     };
-    let params = encode::params(&Geometry::new(&read_only).expect("a geometry"));
+    let params = encode::params(&Geometry::new(&read_only).expect("a geometry"), 1);
     assert_eq!(params.attrs, attr::READ_ONLY);
 }
 

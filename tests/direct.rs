@@ -93,7 +93,10 @@ impl Direct {
         engine.begin(1, request)?;
         let (mut answer, begin) = (None, Instant::now());
         loop {
-            assert!(begin.elapsed() < Duration::from_secs(30), "it has no answer");
+            assert!(
+                begin.elapsed() < Duration::from_secs(30),
+                "it has no answer"
+            );
             let next = engine.poll(|slot, result| {
                 assert_eq!(slot, 1, "the request that was sent");
                 answer = Some(result);

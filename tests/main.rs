@@ -24,6 +24,7 @@ mod nbd_tls;
 mod nbd_transport;
 mod nbd_wire;
 mod oldest;
+mod restart;
 mod ring;
 mod stores;
 mod tidy;

@@ -1,8 +1,11 @@
 //! Stores: what an operator grants, and what guests do with it.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
 use tests::backing::Backing;
 use tests::bed::in_bed;
-use tests::disk::{Disk, fio};
+use tests::disk::{Disk, fio, guest, wasmblk};
 use tests::uml::Machine;
 use wasmblk::block::{Backend, Errno};
 
@@ -30,6 +33,25 @@ fn a_file_is_passed_through() {
         assert!(content[at..][..bytes].iter().all(|byte| *byte == 0), "{at}");
     }
     assert_eq!(content.len(), 1 << 20, "its size stays");
+}
+
+#[test]
+fn a_guest_in_c_uses_a_store() {
+    let backing = Backing::new("in-c", 1 << 20);
+    let open = || Direct::open_with("file-c", &[], &[backing.grant("data", "")]);
+    let mut disk = open().expect("it opens");
+    let data: Vec<u8> = (0..=250).cycle().take(300 << 10).collect();
+    disk.write(8192, &data, true).expect("write");
+    drop(disk);
+    let mut back = vec![1; data.len()];
+    open().expect("again").read(8192, &mut back).expect("read");
+    assert!(back == data);
+    let error = Direct::open("file-c", &[]).err().expect("it needs one");
+    assert!(
+        error.chain().contains("--store data=PATH"),
+        "{}",
+        error.chain()
+    );
 }
 
 #[test]
@@ -98,20 +120,96 @@ fn a_store_that_shrinks_is_an_error_of_its_requests() {
     disk.read(4096, &mut data).expect("what is there");
 }
 
+/// Writes and reads all of a disk, in many sizes, and checks what comes back.
+fn exercise(disk: &Disk) {
+    let jobs = [
+        "--rw=randrw",
+        "--bsrange=512-256k",
+        "--size=32m",
+        "--iodepth=32",
+    ];
+    fio(
+        &disk.path,
+        &[&jobs[..], &["--verify=crc32c", "--bs_unaligned"]].concat(),
+    );
+    let jobs = ["--rw=write", "--bs=1m", "--size=32m", "--iodepth=8"];
+    fio(
+        &disk.path,
+        &[&jobs[..], &["--verify=crc32c", "--fsync=4"]].concat(),
+    );
+    assert_eq!(disk.info("/state"), "live");
+}
+
 #[test]
 fn over_ublk_a_file_is_passed_through() {
     in_bed(&Machine::default(), || {
         for how in ["", ":direct"] {
-            let backing = Backing::new("bed", 32 << 20);
-            let disk = Disk::add("file", &["--store", &backing.grant("data", how)]);
-            let jobs = ["--rw=randrw", "--bs=4k", "--size=32m", "--iodepth=32"];
-            fio(&disk.path, &[&jobs[..], &["--verify=crc32c"]].concat());
-            let jobs = ["--rw=write", "--bs=1m", "--size=32m", "--iodepth=8"];
-            fio(&disk.path, &[&jobs[..], &["--verify=crc32c"]].concat());
-            assert_eq!(disk.info("/state"), "live");
-            assert_eq!(disk.info("/stats/copied_bytes"), "0");
+            for data_path in ["zero-copy", "copy"] {
+                let backing = Backing::new("bed", 32 << 20);
+                let grant = backing.grant("data", how);
+                let words = ["--store", &grant, "--data-path", data_path];
+                let disk = Disk::add("file", &words);
+                assert_eq!(disk.info("/data_path"), data_path);
+                exercise(&disk);
+                assert_eq!(disk.info("/stats/copied_bytes"), "0");
+                disk.del();
+                assert!(backing.content().iter().any(|byte| *byte != 0));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_guest_that_looks_at_data_cannot_have_zero_copy() {
+    in_bed(&Machine::default(), || {
+        let reply = wasmblk(&[
+            "add",
+            &guest("memory"),
+            "--set",
+            "size=1M",
+            "--data-path",
+            "zero-copy",
+        ]);
+        assert_eq!(reply.code, 2, "{}", reply.stderr);
+        assert!(
+            reply.stderr.contains("looks at the data"),
+            "{}",
+            reply.stderr
+        );
+        let disk = Disk::add("memory", &["--set", "size=1M"]);
+        assert_eq!(disk.info("/data_path"), "copy");
+        disk.del();
+    });
+}
+
+#[test]
+fn over_ublk_data_is_filled_and_copied_in_zero_copy() {
+    in_bed(&Machine::default(), || {
+        // Reads are filled with zeros by the guest's word, and nothing that others wrote shows.
+        let disk = Disk::add("rogue", &["--set", "data=host", "--set", "size=16M"]);
+        assert_eq!(disk.info("/data_path"), "zero-copy");
+        let jobs = ["--rw=randread", "--bs=64k", "--size=16m", "--iodepth=16"];
+        fio(
+            &disk.path,
+            &[&jobs[..], &["--verify=pattern", "--verify_pattern=0"]].concat(),
+        );
+        disk.del();
+        // One that is not filled, or only half, is an error, and the end of the guest.
+        for lie in [
+            "not-filled",
+            "half-filled",
+            "same-half-twice",
+            "fill-another",
+        ] {
+            let words = format!("lie={lie}");
+            let disk = Disk::add("rogue", &["--set", "data=host", "--set", &words]);
+            let mut data = [1; 4096];
+            let read = File::open(&disk.path)
+                .expect("it opens")
+                .read_at(&mut data, 0);
+            assert!(read.is_err(), "{lie}");
+            assert_eq!(disk.info("/state"), "failed", "{lie}");
             disk.del();
-            assert!(backing.content().iter().any(|byte| *byte != 0));
         }
     });
 }

@@ -10,8 +10,9 @@
  * here; elsewhere: wasm-tools component embed wit --world ring-disk, then wasm-tools component new).
  *
  * Nothing here may wait. A callback that cannot answer yet returns WASMBLK_PENDING and makes sure that a
- * timer runs; the guest calls wasmblk_complete later, from a callback. A request that is pending while no
- * timer runs, or for longer than --deadline, is the end of the guest. Sizes and offsets are in bytes.
+ * timer runs or a store is used; the guest calls wasmblk_complete later, from a callback. A request that is
+ * pending while there is neither, or for longer than --deadline, is the end of the guest. Sizes and offsets are in
+ * bytes.
  */
 #ifndef WASMBLK_H
 #define WASMBLK_H
@@ -72,6 +73,17 @@ struct wasmblk_disk {
     int (*write_zeroes)(wasmblk_u32 tag, wasmblk_u64 offset, wasmblk_u32 bytes, int may_discard);
     /* A timer that wasmblk_start_timer started is due. */
     void (*timer)(wasmblk_u32 token);
+    /* What wasmblk_read_store and the like began for the request with this tag has ended, with a status. A
+     * callback that is 0 completes the request with it. */
+    void (*transferred)(wasmblk_u32 tag, int status);
+};
+
+/* A file or block device that the operator granted with --store NAME=PATH. */
+struct wasmblk_store {
+    wasmblk_u32 number;
+    wasmblk_u64 size_bytes;
+    wasmblk_u32 block_bytes;
+    wasmblk_u8 read_only;
 };
 
 /* Defined by the guest: fills in the disk. Returns 0, or what is wrong, in words for the operator. */
@@ -87,6 +99,17 @@ WASMBLK_OPTIONAL void wasmblk_complete(wasmblk_u32 tag, int status);
  * wasmblk_open: nothing is polled before that is done. */
 #define WASMBLK_TIMERS 16
 WASMBLK_OPTIONAL void wasmblk_start_timer(wasmblk_u32 token, wasmblk_u64 after_ms);
+
+/* Looks for a store, from wasmblk_open; 0 where it was not granted. */
+WASMBLK_OPTIONAL int wasmblk_find_store(const char *name, struct wasmblk_store *store);
+
+/* For a request that is left pending: bytes go from or to its `data`, or a store becomes durable. Of each request
+ * one such thing is under way at a time; then comes `transferred`. */
+WASMBLK_OPTIONAL void wasmblk_read_store(
+    wasmblk_u32 tag, const struct wasmblk_store *store, wasmblk_u64 offset, wasmblk_u8 *data, wasmblk_u32 bytes);
+WASMBLK_OPTIONAL void wasmblk_write_store(
+    wasmblk_u32 tag, const struct wasmblk_store *store, wasmblk_u64 offset, const wasmblk_u8 *data, wasmblk_u32 bytes);
+WASMBLK_OPTIONAL void wasmblk_flush_store(wasmblk_u32 tag, const struct wasmblk_store *store);
 
 /* Takes memory that is never given back and begins on a multiple of 16; 0 where there is none left. It is
  * zeros. */
@@ -104,22 +127,34 @@ WASMBLK_OPTIONAL void wasmblk_log(int level, const char *text);
 #define WASMBLK_WASM_PAGE_BYTES 65536u
 #define WASMBLK_TRANSFER_BYTES_DEFAULT (512u << 10)
 #define WASMBLK_KIND_TIMER 16u
+#define WASMBLK_KIND_ENDED 17u
+#define WASMBLK_IN_ARENA 0xffffffffu
 
 WASMBLK_IMPORT("log") void wasmblk_import_log(int level, const char *text, wasmblk_u32 bytes);
 WASMBLK_IMPORT("lend") void wasmblk_import_lend(const wasmblk_u8 *arena, wasmblk_u32 bytes);
 
-/* An event or action: fields as wit/ring.wit has them. */
+/* Where the host puts what it found, as option<shape> lies in memory. */
+struct wasmblk_found {
+    wasmblk_u8 is_there;
+    struct wasmblk_store store;
+};
+__attribute__((import_module("wasmblk:block/store@0.1.0"), import_name("find")))
+void wasmblk_import_find(const char *name, wasmblk_u32 bytes, struct wasmblk_found *found);
+
+/* An event or action: fields as wit/ring.wit has them. Of a transfer, `flags` has the number of the store. */
 struct wasmblk_record {
     wasmblk_u32 kind;
     wasmblk_u32 tag;
     wasmblk_u64 offset;
     wasmblk_u32 length;
     wasmblk_u32 flags;
-    wasmblk_u64 reserved;
+    wasmblk_u32 place;
+    wasmblk_u32 place_tag;
 };
 
 static struct {
     struct wasmblk_disk disk;
+    wasmblk_u8 *arena;
     struct wasmblk_record *events;
     struct wasmblk_record *actions;
     wasmblk_u8 *slots;
@@ -180,7 +215,8 @@ static void wasmblk_act(wasmblk_u32 kind, wasmblk_u32 tag, wasmblk_u64 offset, w
     action->offset = offset;
     action->length = status;
     action->flags = 0;
-    action->reserved = 0;
+    action->place = 0;
+    action->place_tag = 0;
 }
 
 WASMBLK_OPTIONAL void wasmblk_complete(wasmblk_u32 tag, int status) {
@@ -189,6 +225,46 @@ WASMBLK_OPTIONAL void wasmblk_complete(wasmblk_u32 tag, int status) {
 
 WASMBLK_OPTIONAL void wasmblk_start_timer(wasmblk_u32 token, wasmblk_u64 after_ms) {
     wasmblk_act(WASMBLK_KIND_TIMER, token, after_ms, 0);
+}
+
+WASMBLK_OPTIONAL int wasmblk_find_store(const char *name, struct wasmblk_store *store) {
+    struct wasmblk_found found;
+    wasmblk_import_find(name, wasmblk_text_bytes(name), &found);
+    if (found.is_there) *store = found.store;
+    return found.is_there;
+}
+
+/* Tokens behind those of timers belong to the requests. */
+static void wasmblk_transfer(wasmblk_u32 kind, wasmblk_u32 tag, const struct wasmblk_store *store, wasmblk_u64 offset,
+    const wasmblk_u8 *data, wasmblk_u32 bytes) {
+    struct wasmblk_record *action = &wasmblk_state.actions[wasmblk_state.actions_count];
+    wasmblk_act(kind, WASMBLK_TIMERS + tag, offset, bytes);
+    action->flags = store->number;
+    action->place = data ? (wasmblk_u32)(data - wasmblk_state.arena) : 0;
+    action->place_tag = WASMBLK_IN_ARENA;
+}
+
+WASMBLK_OPTIONAL void wasmblk_read_store(
+    wasmblk_u32 tag, const struct wasmblk_store *store, wasmblk_u64 offset, wasmblk_u8 *data, wasmblk_u32 bytes) {
+    wasmblk_transfer(1, tag, store, offset, data, bytes);
+}
+
+WASMBLK_OPTIONAL void wasmblk_write_store(
+    wasmblk_u32 tag, const struct wasmblk_store *store, wasmblk_u64 offset, const wasmblk_u8 *data, wasmblk_u32 bytes) {
+    wasmblk_transfer(2, tag, store, offset, data, bytes);
+}
+
+WASMBLK_OPTIONAL void wasmblk_flush_store(wasmblk_u32 tag, const struct wasmblk_store *store) {
+    wasmblk_transfer(3, tag, store, 0, 0, 0);
+}
+
+static void wasmblk_transfer_ended(wasmblk_u32 token, int status) {
+    wasmblk_u32 tag = token - WASMBLK_TIMERS;
+    if (wasmblk_state.disk.transferred) {
+        wasmblk_state.disk.transferred(tag, status);
+    } else {
+        wasmblk_complete(tag, status);
+    }
 }
 
 static int wasmblk_request(const struct wasmblk_record *event) {
@@ -213,6 +289,10 @@ wasmblk_u32 wasmblk_export_poll(wasmblk_u32 events) {
         const struct wasmblk_record *event = &wasmblk_state.events[i];
         if (event->kind == WASMBLK_KIND_TIMER) {
             if (wasmblk_state.disk.timer) wasmblk_state.disk.timer(event->tag);
+            continue;
+        }
+        if (event->kind == WASMBLK_KIND_ENDED) {
+            wasmblk_transfer_ended(event->tag, (int)event->length);
             continue;
         }
         int status = wasmblk_request(event);
@@ -268,7 +348,8 @@ struct wasmblk_result *wasmblk_export_open(
     }
     /* A page more from slot to slot, so that they do not share lines of the caches. */
     wasmblk_u64 stride = (wasmblk_u64)disk->max_transfer_bytes + WASMBLK_PAGE_BYTES;
-    wasmblk_u64 records = ((wasmblk_u64)depth + WASMBLK_TIMERS) * sizeof(struct wasmblk_record);
+    wasmblk_u32 ops_max = WASMBLK_TIMERS + depth;
+    wasmblk_u64 records = ((wasmblk_u64)depth + ops_max) * sizeof(struct wasmblk_record);
     wasmblk_u64 slots = (2 * records + WASMBLK_PAGE_BYTES - 1) & ~(wasmblk_u64)(WASMBLK_PAGE_BYTES - 1);
     wasmblk_u64 bytes = (slots + depth * stride + WASMBLK_PAGE_BYTES - 1) & ~(wasmblk_u64)(WASMBLK_PAGE_BYTES - 1);
     wasmblk_u8 *arena = wasmblk_grow(bytes);
@@ -277,6 +358,7 @@ struct wasmblk_result *wasmblk_export_open(
             "with 'add', ask for less with --depth");
     }
     wasmblk_import_lend(arena, (wasmblk_u32)bytes);
+    wasmblk_state.arena = arena;
     wasmblk_state.events = (struct wasmblk_record *)arena;
     wasmblk_state.actions = (struct wasmblk_record *)(arena + records);
     wasmblk_state.slots = arena + slots;
@@ -291,7 +373,7 @@ struct wasmblk_result *wasmblk_export_open(
     result.of.disk.trim[0] = disk->discard_granularity_bytes;
     result.of.disk.trim[1] = disk->max_discard_bytes;
     result.of.disk.trim[2] = disk->max_write_zeroes_bytes;
-    wasmblk_u32 layout[7] = {1, 0, (wasmblk_u32)records, depth + WASMBLK_TIMERS, WASMBLK_TIMERS,
+    wasmblk_u32 layout[7] = {1, 0, (wasmblk_u32)records, depth + ops_max, ops_max,
         (wasmblk_u32)slots, (wasmblk_u32)stride};
     for (int i = 0; i < 7; i++) result.of.disk.layout[i] = layout[i];
     /* The data of requests is in the arena. */

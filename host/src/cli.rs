@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 
 use crate::limits;
+use crate::ublk::DataPath;
 
 const MEMORY_MIB_DEFAULT: u64 = limits::GUEST_MEMORY_BYTES_DEFAULT >> 20;
 
@@ -183,6 +184,9 @@ pub struct Add {
     /// Requests in flight on each queue.
     #[arg(long, value_name = "N", default_value_t = limits::DEPTH_DEFAULT, value_parser = up_to(limits::DEPTH_MAX))]
     pub depth: u16,
+    /// How the data of requests comes and goes.
+    #[arg(long, value_name = "PATH", default_value = "auto")]
+    pub data_path: DataPath,
     /// A name, to be used in place of the number.
     #[arg(long)]
     pub name: Option<String>,

@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::guest::{Limits, Source};
 use crate::limits;
 use crate::store::Grant;
-use crate::ublk::Spec;
+use crate::sys::Place;
+use crate::ublk::{DataPath, Spec};
 
 /// Everything that a data plane needs to know of its device, beside the compiled guest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,6 +28,8 @@ pub struct DeviceConfig {
     pub stores: Vec<Grant>,
     /// The wanted number.
     pub id: Option<u32>,
+    /// How the data of requests is to come and go.
+    pub data_path: DataPath,
     /// Hardware queues.
     pub queues: u16,
     /// Requests in flight on each.
@@ -68,6 +71,7 @@ impl DeviceConfig {
             options: parse_options(&add.guest.options)?,
             stores: Grant::parse_all(&add.guest.stores)?,
             id: add.id,
+            data_path: add.data_path,
             queues: add.queues,
             depth: add.depth,
             name: add.name.as_deref().map(check_name).transpose()?,
@@ -88,13 +92,20 @@ impl DeviceConfig {
         }
     }
 
-    /// What the device is asked for.
+    /// What the device is asked for, by what its guest has.
     #[must_use]
-    pub fn spec(&self) -> Spec {
+    pub fn spec(&self, place: &Place) -> Spec {
+        let stores = place.stores.all().iter();
         Spec {
             id: self.id,
             queues: self.queues,
             depth: self.depth,
+            data_path: self.data_path,
+            hidden: place.hidden,
+            align_bytes: stores
+                .map(|store| store.shape.align_bytes)
+                .max()
+                .unwrap_or(1),
         }
     }
 

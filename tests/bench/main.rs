@@ -16,6 +16,7 @@ mod nbd;
 mod report;
 mod responder;
 mod server;
+mod stores;
 mod ublk;
 
 #[derive(Debug, Parser)]
@@ -35,9 +36,25 @@ enum Bench {
     /// The null and memory guests as ublk devices beside rublk's and the kernel's null devices and a native
     /// loop, in the fast test bed.
     Ublk(ublk::Options),
-    /// The part of 'ublk' that runs in the bed.
+    /// The part of a bench that runs in the bed.
     #[command(hide = true)]
-    UblkInBed(ublk::Options),
+    UblkInBed {
+        /// Which devices.
+        what: ublk::What,
+        /// How.
+        #[command(flatten)]
+        options: ublk::Options,
+    },
+    /// The file guest beside what else passes files and disks through: as ublk devices in the bed, and over
+    /// NBD.
+    Stores {
+        /// Where to measure: 'ublk' or 'nbd'; both without this.
+        #[arg(long)]
+        only: Option<String>,
+        /// How.
+        #[command(flatten)]
+        options: nbd::Options,
+    },
     /// Serves a ublk device that answers at once: our loop without a guest.
     #[command(hide = true)]
     NativeNull,
@@ -54,7 +71,8 @@ fn main() -> ExitCode {
         Bench::Nbd(options) => nbd::run(&options),
         Bench::Call(options) => call::run(&options),
         Bench::Ublk(options) => ublk::run(&options),
-        Bench::UblkInBed(options) => ublk::run_in_bed(&options),
+        Bench::UblkInBed { what, options } => ublk::run_in_bed(what, &options),
+        Bench::Stores { only, options } => stores::run(only.as_deref(), &options),
         Bench::NativeNull => native::serve(),
         Bench::Responder { socket } => responder::run(&socket),
     };

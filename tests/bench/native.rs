@@ -8,7 +8,7 @@ use wasmblk::block::{Answer, Checked, Claims, Ended, Geometry, Next, Output, Tar
 use wasmblk::serve::Engine;
 use wasmblk::stats::Stats;
 use wasmblk::sys::{Place, Slots};
-use wasmblk::ublk::{Control, Device, Spec, fetch, serve_queues};
+use wasmblk::ublk::{Control, DataPath, Device, Spec, fetch, serve_queues};
 
 /// Answers everything with success.
 #[derive(Default)]
@@ -49,6 +49,9 @@ pub(crate) fn serve() -> Result<()> {
         id: Some(ID),
         queues: 1,
         depth: 128,
+        data_path: DataPath::Copy,
+        hidden: false,
+        align_bytes: 1,
     };
     let mut device = Device::add(Control::open()?, &spec, &geometry)?;
     let file: Arc<_> = device.char_device().context("it is open")?;

@@ -24,20 +24,20 @@ enum Client {
 }
 
 /// Options of `bench nbd`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
     /// Rounds in which all servers take turns.
     #[arg(long, default_value_t = 7)]
-    rounds: usize,
+    pub(crate) rounds: usize,
     /// How long each server is asked in a round, in milliseconds.
     #[arg(long, default_value_t = 400)]
-    time_ms: u64,
+    pub(crate) time_ms: u64,
     /// Only cases whose name contains this.
     #[arg(long, default_value = "")]
-    case: String,
+    pub(crate) case: String,
     /// Which client asks.
     #[arg(long, value_enum, default_value = "batch")]
     client: Client,
@@ -64,6 +64,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ])?;
     let folder = Folder::new()?;
     let servers = start(&folder)?;
+    report::show(&measure(options, "nbd", &servers, &PAIRS)?, options.json)
+}
+
+/// Holds servers against each other.
+pub(crate) fn measure(
+    options: &Options,
+    bench: &str,
+    servers: &[Server],
+    pairs: &[(&str, &str)],
+) -> Result<Vec<Row>> {
     let time = Duration::from_millis(options.time_ms);
     // What was never written costs nothing to read: all have all of it.
     let fill = Load {
@@ -75,7 +85,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         batch: 1,
         span: SPAN,
     };
-    for server in &servers {
+    for server in servers {
         load::run(&server.socket, &fill, Duration::from_millis(500))
             .with_context(|| server.name)?;
     }
@@ -100,22 +110,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
         }
         rows.extend(
-            PAIRS
+            pairs
                 .iter()
-                .filter_map(|pair| row(&name, pair, &servers, &rounds)),
+                .filter_map(|pair| row(bench, &name, (pair, servers), &rounds)),
         );
     }
-    report::show(&rows, options.json)
+    Ok(rows)
 }
 
-fn row(case: &str, pair: &(&str, &str), servers: &[Server], rounds: &[Vec<f64>]) -> Option<Row> {
+fn row(
+    bench: &str,
+    case: &str,
+    (pair, servers): (&(&str, &str), &[Server]),
+    rounds: &[Vec<f64>],
+) -> Option<Row> {
     let place = |name| servers.iter().position(|server| server.name == name);
     let (ours, theirs) = (place(pair.0)?, place(pair.1)?);
     let rounds: Vec<(f64, f64)> = (rounds.iter())
         .map(|round| (round[ours] / 1000.0, round[theirs] / 1000.0))
         .collect();
     let case = format!("{} {case}", pair.0);
-    Some(Row::new(("nbd", "kIOPS"), &case, pair.1, &rounds, true))
+    Some(Row::new((bench, "kIOPS"), &case, pair.1, &rounds, true))
 }
 
 fn start(folder: &Folder) -> Result<Vec<Server>> {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tests::command::{find_program, output, search_path};
 use tests::steps::{say, step};
 use tests::uml::{self, Machine};
@@ -18,22 +18,42 @@ use crate::fio;
 use crate::load::Load;
 use crate::native;
 use crate::report::{self, Row};
+use crate::stores;
 
 /// Options of `bench ublk`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
     /// Rounds in which all devices take turns.
     #[arg(long, default_value_t = 20)]
-    rounds: usize,
+    pub(crate) rounds: usize,
     /// How long each device is asked in a round, in milliseconds.
     #[arg(long, default_value_t = 400)]
-    time_ms: u64,
+    pub(crate) time_ms: u64,
     /// Only cases whose name contains this.
     #[arg(long, default_value = "")]
-    case: String,
+    pub(crate) case: String,
+}
+
+/// Which devices are measured, as the two programs on both sides of the bed name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum What {
+    /// Those that do nothing, or only remember.
+    Null,
+    /// Those that pass files and disks through.
+    Stores,
+}
+
+/// A set of devices, and how they are used.
+pub(crate) struct Set {
+    pub(crate) bench: &'static str,
+    pub(crate) devices: Vec<Device>,
+    /// Which of ours is held against what.
+    pub(crate) peers: &'static [(&'static str, &'static str)],
+    /// What is measured of which of ours.
+    pub(crate) cases: Vec<(String, &'static str, Load)>,
 }
 
 /// The version of rublk that is measured.
@@ -42,7 +62,7 @@ const RUBLK: &str = "0.2.15";
 /// The part of each device that is used.
 const SPAN: u64 = 256 << 20;
 
-fn rublk() -> Result<PathBuf> {
+pub(crate) fn rublk() -> Result<PathBuf> {
     Ok(paths::cache()?.join("rublk").join(RUBLK).join("bin/rublk"))
 }
 
@@ -66,6 +86,11 @@ fn install_rublk() -> Result<()> {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    report::show(&run_bed(options, What::Null)?, options.json)
+}
+
+/// Measures in the bed.
+pub(crate) fn run_bed(options: &Options, what: What) -> Result<Vec<Row>> {
     install(&[("fio", "fio")])?;
     step("rublk", install_rublk)?;
     step("test bed: User-mode Linux", uml::setup)?;
@@ -73,11 +98,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let script = format!(
         "export PATH='{}' HOME=/tmp WASMBLK_CACHE_DIR=/tmp/cache CARGO_TARGET_DIR='{}' \
          WASMBLK_TEST_CACHE='{}' WASMBLK_LOG=warn\n\
-         cd /tmp && exec '{}' ublk-in-bed --json --rounds {} --time-ms {} --case '{}'\n",
+         cd /tmp && exec '{}' ublk-in-bed {} --json --rounds {} --time-ms {} --case '{}'\n",
         search_path(),
         paths::target().display(),
         paths::cache()?.display(),
         this.display(),
+        match what {
+            What::Null => "null",
+            What::Stores => "stores",
+        },
         options.rounds,
         options.time_ms,
         options.case,
@@ -93,14 +122,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (Some(begin), 0) = (begin, outcome.status) else {
         bail!("the bed: status {}\n{}", outcome.status, outcome.output);
     };
-    let rows: Vec<Row> = serde_json::from_str(&outcome.output[begin..])?;
-    report::show(&rows, options.json)
+    Ok(serde_json::from_str(&outcome.output[begin..])?)
 }
 
 /// A device, and the process of ours that serves it, if it is one that has to be ended.
-struct Device {
-    name: &'static str,
-    node: PathBuf,
+pub(crate) struct Device {
+    pub(crate) name: &'static str,
+    pub(crate) node: PathBuf,
     server: Option<Child>,
 }
 
@@ -113,16 +141,30 @@ impl Drop for Device {
     }
 }
 
-pub(crate) fn run_in_bed(options: &Options) -> Result<()> {
-    let devices = devices()?;
+/// The part that runs in the bed.
+pub(crate) fn run_in_bed(what: What, options: &Options) -> Result<()> {
+    let Set {
+        bench,
+        devices,
+        peers,
+        cases,
+    } = match what {
+        What::Null => Set {
+            bench: "ublk",
+            devices: devices()?,
+            peers: &PEERS,
+            cases: cases(),
+        },
+        What::Stores => stores::set()?,
+    };
     let time = Duration::from_millis(options.time_ms);
     let mut rows = Vec::new();
-    for (name, ours, load) in cases() {
+    for (name, ours, load) in cases {
         if !name.contains(&options.case) {
             continue;
         }
         let of_case: Vec<&Device> = (devices.iter())
-            .filter(|device| (device.name == ours) || PEERS.contains(&(ours, device.name)))
+            .filter(|device| (device.name == ours) || peers.contains(&(ours, device.name)))
             .collect();
         let mut rounds: Vec<Vec<f64>> = Vec::new();
         for _ in 0..options.rounds {
@@ -130,14 +172,14 @@ pub(crate) fn run_in_bed(options: &Options) -> Result<()> {
             rounds.push(figures.collect::<Result<_>>()?);
         }
         let place = |name| of_case.iter().position(|device| device.name == name);
-        for (_, peer) in PEERS.iter().filter(|(name, _)| *name == ours) {
+        for (_, peer) in peers.iter().filter(|(name, _)| *name == ours) {
             let (Some(ours), Some(theirs)) = (place(ours), place(peer)) else {
                 continue;
             };
             let rounds: Vec<(f64, f64)> = (rounds.iter())
                 .map(|round| (round[ours] / 1000.0, round[theirs] / 1000.0))
                 .collect();
-            rows.push(Row::new(("ublk", "kIOPS"), &name, peer, &rounds, true));
+            rows.push(Row::new((bench, "kIOPS"), &name, peer, &rounds, true));
         }
     }
     report::show(&rows, options.json)
@@ -218,15 +260,15 @@ fn devices() -> Result<Vec<Device>> {
     devices.push(null_blk_with_memory()?);
     // What was never written costs nothing to read, and more to write the first time.
     for device in &devices {
-        fill(&device.node).context(device.name)?;
+        fill(&device.node, SPAN).context(device.name)?;
     }
     Ok(devices)
 }
 
-fn fill(node: &Path) -> Result<()> {
+pub(crate) fn fill(node: &Path, bytes: u64) -> Result<()> {
     let mut file = fs::OpenOptions::new().write(true).open(node)?;
     let data = vec![0x5a; 1 << 20];
-    for _ in 0..SPAN >> 20 {
+    for _ in 0..bytes >> 20 {
         file.write_all(&data)?;
     }
     Ok(file.sync_all()?)
@@ -254,7 +296,7 @@ fn null_blk_with_memory() -> Result<Device> {
     .or_else(|_| device("null_blk memory", "/dev/memory", None))
 }
 
-fn device(name: &'static str, node: &str, server: Option<Child>) -> Result<Device> {
+pub(crate) fn device(name: &'static str, node: &str, server: Option<Child>) -> Result<Device> {
     let device = Device {
         name,
         node: node.into(),

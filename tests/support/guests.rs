@@ -56,7 +56,8 @@ pub fn build() -> Result<()> {
     names
         .iter()
         .try_for_each(|name| finish(target, name, name))?;
-    build_c("memory")
+    build_c("memory")?;
+    build_c("file")
 }
 
 /// Builds the guest `NAME-c`, whose source is `guests/NAME-c/NAME.c`.

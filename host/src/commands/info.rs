@@ -51,11 +51,7 @@ fn lines(text: &mut String, name: &str, value: &Value) {
     let shown = match value {
         Value::Null => "-".into(),
         Value::String(string) => string.clone(),
-        Value::Array(options) => options
-            .iter()
-            .filter_map(|option| Some(format!("{}={}", option[0].as_str()?, option[1].as_str()?)))
-            .collect::<Vec<_>>()
-            .join(" "),
+        Value::Array(words) => words.iter().map(word).collect::<Vec<_>>().join(" "),
         Value::Number(number) if name.ends_with("_bytes") => {
             number.as_u64().map(human_size).unwrap_or_default()
         }
@@ -63,4 +59,19 @@ fn lines(text: &mut String, name: &str, value: &Value) {
     };
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{name:<24} {shown}");
+}
+
+/// An option or a store, as the command line has it.
+fn word(value: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if value.is_array() {
+        return format!("{}={}", text(&value[0]), text(&value[1]));
+    }
+    let mut word = format!("{}={}", text(&value["name"]), text(&value["path"]));
+    for (field, shown) in [("read_only", ":ro"), ("direct", ":direct")] {
+        if value[field] == true {
+            word.push_str(shown);
+        }
+    }
+    word
 }

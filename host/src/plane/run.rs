@@ -53,7 +53,7 @@ pub fn run(
     let lock = run_dir.lock()?;
     check_name(&run_dir, config.name.as_deref())?;
     wake.check()?;
-    let device = Device::add(Control::open()?, &config.spec(), &geometry)?;
+    let device = Device::add(Control::open()?, &config.spec(&first.place), &geometry)?;
     let id = device.id();
     let shared = Arc::new(Shared {
         contract: opener.guest.contract(),

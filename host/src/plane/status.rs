@@ -12,6 +12,7 @@ use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::guest::Health;
 use crate::stats::{Snapshot, Stats};
+use crate::store::Grant;
 use crate::ublk::{abi::DevInfo, block_path};
 
 /// What a device is doing.
@@ -38,11 +39,19 @@ pub struct Status {
     pub serial: String,
     pub state: State,
     pub reason: Option<String>,
+    #[serde(default)]
+    pub faults: u64,
+    #[serde(default)]
+    pub restarts: u64,
+    #[serde(default)]
+    pub last_fault: Option<String>,
     pub pid: u32,
     pub guest: PathBuf,
     pub digest: String,
     pub contract: String,
     pub options: Vec<(String, String)>,
+    #[serde(default)]
+    pub stores: Vec<Grant>,
     pub size_bytes: u64,
     pub logical_block_bytes: u32,
     pub physical_block_bytes: u32,
@@ -109,11 +118,15 @@ impl Shared {
             serial: config.serial(id),
             state,
             reason: self.health.reason(),
+            faults: self.health.faults(),
+            restarts: self.health.restarts(),
+            last_fault: self.health.last_fault(),
             pid: std::process::id(),
             guest: config.guest.clone(),
             digest: config.digest.clone(),
             contract: self.contract.into(),
             options: config.options.clone(),
+            stores: config.stores.clone(),
             size_bytes: geometry.size_bytes,
             logical_block_bytes: geometry.logical_block_bytes,
             physical_block_bytes: geometry.physical_block_bytes,
@@ -130,7 +143,11 @@ impl Shared {
             } else {
                 1
             },
-            data_path: "copy".into(),
+            data_path: if info.is_zero_copy() {
+                "zero-copy".into()
+            } else {
+                "copy".into()
+            },
             memory_max_bytes: config.memory_bytes,
             deadline_ms: config.deadline.as_millis(),
             log: self.log.clone(),

@@ -92,6 +92,26 @@ impl Place {
         unsafe { copy_nonoverlapping(from.as_ptr(), to.as_ptr(), length) }
     }
 
+    /// The memory that a copy is from or to, beside a request's data: the arena's, or zeros.
+    ///
+    /// # Panics
+    ///
+    /// As [`Place::address`].
+    pub(super) fn other_side(&self, transfer: &Transfer) -> NonNull<u8> {
+        match transfer.work {
+            Work::Fill => NonNull::from_ref(&ZEROS).cast(),
+            _ => self.in_arena(arena_offset(transfer), transfer.length as usize),
+        }
+    }
+
+    /// How much of a copy is done at a time, in bytes.
+    pub(super) fn other_bytes(&self, transfer: &Transfer) -> u32 {
+        match transfer.work {
+            Work::Fill => transfer.length.min(ZEROS_BYTES),
+            _ => transfer.length,
+        }
+    }
+
     fn fill(&self, transfer: &Transfer) {
         if let Memory::Request(tag, at) = transfer.memory {
             self.slots.zero(tag, at as usize, transfer.length as usize);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::iter;
 use std::os::fd::{AsRawFd, RawFd};
-use std::ptr::read_volatile;
+use std::ptr::{read_volatile, without_provenance_mut};
 use std::time::Duration;
 
 use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
@@ -13,8 +13,10 @@ use zerocopy::IntoBytes;
 
 use super::memory::{Mapping, PAGE_BYTES};
 use super::place::Place;
-use crate::block::{Carrier, Ended, Errno, Transfer, Work};
-use crate::ublk::abi::{DevInfo, IoCmd, IoDesc, RES_ABORT, io as command};
+use crate::block::{Carrier, Ended, Errno, Memory, Transfer, Work};
+use crate::ublk::abi::{
+    DevInfo, IoCmd, IoDesc, RES_ABORT, auto_buf_reg, data_offset, io as command, op,
+};
 
 /// Distance between the descriptor arrays of two queues in `/dev/ublkcN`: room for the greatest
 /// depth (`UBLK_MAX_QUEUE_DEPTH`) in whole pages.
@@ -30,12 +32,16 @@ pub struct QueueRing {
     queues: Vec<Queue>,
     depth: u16,
     place: Place,
+    /// The data of requests stays in the kernel, which registers it in the ring by the slot's number.
+    zero_copy: bool,
     /// Tags the kernel may still send requests for.
     armed: usize,
     /// Transfers that the kernel has not ended.
     under_way: usize,
     /// Ends that nobody was told of.
     ended: Vec<(u32, Ended)>,
+    /// Requests whose data nobody can have.
+    unregistered: Vec<u32>,
 }
 
 /// What a turn of the ring brings.
@@ -90,6 +96,10 @@ impl QueueRing {
             iter::once(device.as_raw_fd()).chain(stores.map(|store| store.file.as_raw_fd()));
         let files: Vec<RawFd> = files.collect();
         ring.submitter().register_files(&files)?;
+        let zero_copy = info.is_zero_copy();
+        if zero_copy {
+            ring.submitter().register_buffers_sparse(tags)?;
+        }
         let queues = queue_ids
             .iter()
             .map(|&id| {
@@ -105,9 +115,11 @@ impl QueueRing {
             queues,
             depth,
             place,
+            zero_copy,
             armed: 0,
             under_way: 0,
             ended: Vec::new(),
+            unregistered: Vec::new(),
         })
     }
 
@@ -179,11 +191,19 @@ impl QueueRing {
             match result {
                 0 => {
                     let desc = descriptor(&self.queues, self.depth, low);
-                    event(Event::Arrived(low, &desc));
+                    if self.zero_copy && desc.op_flags & op::F_NEED_REG_BUF != 0 {
+                        // The kernel had no memory to register its data.
+                        self.unregistered.push(low);
+                    } else {
+                        event(Event::Arrived(low, &desc));
+                    }
                 }
                 RES_ABORT => self.armed -= 1,
                 error => return Err(io::Error::from_raw_os_error(error.saturating_neg())),
             }
+        }
+        while let Some(slot) = self.unregistered.pop() {
+            self.commit(slot, -libc::EIO)?;
         }
         Ok(self.armed > 0)
     }
@@ -203,18 +223,60 @@ impl QueueRing {
     fn entry(&self, operation: u32, slot: u32, result: i32) -> squeue::Entry {
         let (queue, tag) = place(self.depth, slot);
         let slots = &self.place.slots;
+        let (addr, buffer) = if self.zero_copy {
+            (
+                0,
+                Some(auto_buf_reg(u16::try_from(slot).unwrap_or(u16::MAX))),
+            )
+        } else {
+            (slots.at(slot, 0, slots.bytes()).as_ptr() as u64, None)
+        };
         let io = IoCmd {
             q_id: self.queues[queue].id,
             tag,
             result,
-            addr: slots.at(slot, 0, slots.bytes()).as_ptr() as u64,
+            addr,
         };
         let mut bytes = [0; 16];
         bytes.copy_from_slice(io.as_bytes());
         opcode::UringCmd16::new(Fixed(0), operation)
             .cmd(bytes)
+            .addr(buffer)
             .build()
             .user_data(slot.into())
+    }
+
+    /// A transfer of data that stays in the kernel.
+    fn registered(&self, transfer: &Transfer, slot: u32, at: u32) -> squeue::Entry {
+        let Transfer { offset, length, .. } = *transfer;
+        let store = Fixed(u32::from(transfer.store) + 1);
+        // In a registered buffer, addresses count from its begin.
+        let inside = without_provenance_mut(at as usize);
+        let index = u16::try_from(slot).unwrap_or(u16::MAX);
+        let (queue, tag) = place(self.depth, slot);
+        let data = data_offset(self.queues[queue].id, tag) + u64::from(at);
+        match transfer.work {
+            Work::Read => opcode::ReadFixed::new(store, inside, length, index)
+                .offset(offset)
+                .build(),
+            Work::Write { durable } => opcode::WriteFixed::new(store, inside, length, index)
+                .offset(offset)
+                .rw_flags(if durable { libc::RWF_DSYNC } else { 0 })
+                .build(),
+            Work::CopyOut => {
+                let memory = self.place.other_side(transfer).as_ptr();
+                opcode::Read::new(Fixed(0), memory, length)
+                    .offset(data)
+                    .build()
+            }
+            _ => {
+                let memory = self.place.other_side(transfer).as_ptr();
+                let length = self.place.other_bytes(transfer);
+                opcode::Write::new(Fixed(0), memory, length)
+                    .offset(data)
+                    .build()
+            }
+        }
     }
 
     /// A transfer from or to a store.
@@ -247,15 +309,19 @@ impl QueueRing {
 
 impl Carrier for QueueRing {
     fn begin(&mut self, token: u32, transfer: &Transfer) -> io::Result<()> {
-        if matches!(transfer.work, Work::Fill | Work::CopyIn | Work::CopyOut) {
-            self.place.copy(transfer);
-            self.ended.push((token, Ok(transfer.length)));
-            return Ok(());
-        }
-        let entry = self
-            .transfer(transfer)
-            .user_data(TRANSFER | u64::from(token));
-        push(&mut self.ring, &entry)?;
+        let entry = match transfer.memory {
+            Memory::Request(slot, at) if self.zero_copy => self.registered(transfer, slot, at),
+            _ if matches!(transfer.work, Work::Fill | Work::CopyIn | Work::CopyOut) => {
+                self.place.copy(transfer);
+                self.ended.push((token, Ok(transfer.length)));
+                return Ok(());
+            }
+            _ => self.transfer(transfer),
+        };
+        push(
+            &mut self.ring,
+            &entry.user_data(TRANSFER | u64::from(token)),
+        )?;
         self.under_way += 1;
         Ok(())
     }

@@ -28,7 +28,10 @@ pub mod io {
 /// Features of the driver and of a device (`UBLK_F_`).
 pub mod feature {
     #![expect(missing_docs, reason = "UBLK_F_ of the header")]
+    pub const SUPPORT_ZERO_COPY: u64 = 1 << 0;
     pub const CMD_IOCTL_ENCODE: u64 = 1 << 6;
+    pub const USER_COPY: u64 = 1 << 7;
+    pub const AUTO_BUF_REG: u64 = 1 << 11;
     pub const SAFE_STOP_DEV: u64 = 1 << 17;
     pub const NO_AUTO_PART_SCAN: u64 = 1 << 18;
 
@@ -75,6 +78,7 @@ pub mod op {
     pub const WRITE_ZEROES: u8 = 5;
     pub const F_FUA: u32 = 1 << 13;
     pub const F_NOUNMAP: u32 = 1 << 15;
+    pub const F_NEED_REG_BUF: u32 = 1 << 17;
 }
 
 /// Attributes of a device (`UBLK_ATTR_`).
@@ -91,6 +95,7 @@ pub mod param {
     #![expect(missing_docs, reason = "UBLK_PARAM_TYPE_ of the header")]
     pub const BASIC: u32 = 1 << 0;
     pub const DISCARD: u32 = 1 << 1;
+    pub const DMA_ALIGN: u32 = 1 << 4;
 }
 
 /// The sector of the block layer, whatever the device's block.
@@ -142,6 +147,14 @@ pub struct DevInfo {
     pub reserved2: u64,
 }
 
+impl DevInfo {
+    /// Whether the data of requests is registered with the ring instead of copied.
+    #[must_use]
+    pub fn is_zero_copy(&self) -> bool {
+        self.flags & feature::AUTO_BUF_REG != 0
+    }
+}
+
 /// `struct ublksrv_io_desc`: one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes)]
 #[repr(C)]
@@ -167,8 +180,22 @@ pub struct IoCmd {
     pub addr: u64,
 }
 
-/// `struct ublk_params` up to and with `struct ublk_param_discard`; the kernel takes shorter ones
-/// (`len` says how short).
+/// Where the data of requests lies in `/dev/ublkcN` for `pread` and `pwrite` (`UBLKSRV_IO_BUF_OFFSET`,
+/// `UBLK_TAG_OFF`, `UBLK_QID_OFF`), in a device with [`feature::USER_COPY`].
+#[must_use]
+pub fn data_offset(queue: u16, tag: u16) -> u64 {
+    0x8000_0000 + (u64::from(queue) << 41) + (u64::from(tag) << 25)
+}
+
+/// `struct ublk_auto_buf_reg` as the kernel takes it in the entry's `addr`: the index of the buffer, and that
+/// a request whose data cannot be registered comes with [`op::F_NEED_REG_BUF`] (`UBLK_AUTO_BUF_REG_FALLBACK`).
+#[must_use]
+pub fn auto_buf_reg(index: u16) -> u64 {
+    u64::from(index) | 1 << 16
+}
+
+/// `struct ublk_params` up to and with `struct ublk_param_dma_align`; the kernel takes shorter ones
+/// (`len` says how short). Zoned devices there are none.
 #[derive(Clone, Copy, Debug, Default, IntoBytes, FromBytes, Immutable)]
 #[repr(C)]
 #[expect(missing_docs, reason = "fields of the header")]
@@ -192,8 +219,10 @@ pub struct Params {
     pub max_write_zeroes_sectors: u32,
     pub max_discard_segments: u16,
     pub reserved0: u16,
-    /// The header's structure goes on here; this keeps ours free of padding.
-    pub rest: u32,
+    // struct ublk_param_devt and struct ublk_param_zoned
+    pub unused: [u32; 12],
+    // struct ublk_param_dma_align
+    pub dma_alignment: u32,
 }
 
 // The sizes and offsets that the header compiles to.
@@ -202,7 +231,8 @@ const _: () = {
     assert!(size_of::<DevInfo>() == 64);
     assert!(size_of::<IoDesc>() == 24);
     assert!(size_of::<IoCmd>() == 16);
-    assert!(size_of::<Params>() == 64);
+    assert!(size_of::<Params>() == 112);
+    assert!(std::mem::offset_of!(Params, dma_alignment) == 108);
     assert!(std::mem::offset_of!(Params, attrs) == 8);
     assert!(std::mem::offset_of!(Params, discard_alignment) == 40);
 };

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -267,7 +268,15 @@ fn no_device(error: io::Error) -> io::Error {
 /// The system's.
 pub(super) fn open_char(id: u32) -> Result<File> {
     let path = char_path(id);
-    let open = || OpenOptions::new().read(true).write(true).open(&path);
+    // Copies of data by the ring are made at once then, not by another thread.
+    let open = || {
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK);
+        options.open(&path)
+    };
     let mut opened = open();
     for _ in 0..100 {
         match &opened {

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::abi::{DevInfo, feature};
@@ -21,6 +23,46 @@ pub struct Spec {
     pub queues: u16,
     /// Requests in flight on each.
     pub depth: u16,
+    /// How the data of requests is to come and go.
+    pub data_path: DataPath,
+    /// Whether nobody here has to see it.
+    pub hidden: bool,
+    /// What data must lie at multiples of in memory, in bytes, to go to the stores as it is.
+    pub align_bytes: u32,
+}
+
+/// How the data of requests comes and goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataPath {
+    /// As fast as guest and kernel allow.
+    Auto,
+    /// The kernel copies it once.
+    Copy,
+    /// It does not leave the kernel: for guests that do not look at it.
+    ZeroCopy,
+}
+
+/// What a device needs for data that stays in the kernel: it is registered with the ring as it comes, and can
+/// be copied for what is not from or to a store.
+const ZERO_COPY: u64 = feature::SUPPORT_ZERO_COPY | feature::AUTO_BUF_REG | feature::USER_COPY;
+
+/// The features for the data path that is asked for.
+fn zero_copy(control: &Control, spec: &Spec) -> Result<u64> {
+    let possible = control.features() & ZERO_COPY == ZERO_COPY;
+    match spec.data_path {
+        DataPath::Copy => Ok(0),
+        DataPath::Auto if spec.hidden && possible => Ok(ZERO_COPY),
+        DataPath::Auto => Ok(0),
+        DataPath::ZeroCopy if !spec.hidden => Err(Error::usage(
+            "--data-path zero-copy: this guest looks at the data of requests; 'auto' lets it",
+        )),
+        DataPath::ZeroCopy if !possible => Err(Error::failed(
+            "--data-path zero-copy: the kernel's ublk driver has no AUTO_BUF_REG, which needs Linux 6.16; \
+             'auto' copies there",
+        )),
+        DataPath::ZeroCopy => Ok(ZERO_COPY),
+    }
 }
 
 /// A device that exists; once started, it has a disk.
@@ -39,11 +81,12 @@ impl Device {
     /// Says which step the kernel refused, and what to do about a taken id. Nothing is left behind.
     pub fn add(mut control: Control, spec: &Spec, geometry: &Geometry) -> Result<Device> {
         let scan_off = control.features() & feature::NO_AUTO_PART_SCAN;
+        let zero_copy = zero_copy(&control, spec)?;
         let wanted = DevInfo {
             nr_hw_queues: spec.queues,
             queue_depth: spec.depth,
             max_io_buf_bytes: geometry.max_transfer_bytes,
-            flags: feature::CMD_IOCTL_ENCODE | scan_off,
+            flags: feature::CMD_IOCTL_ENCODE | scan_off | zero_copy,
             ublksrv_pid: -1,
             ..DevInfo::default()
         };
@@ -62,7 +105,7 @@ impl Device {
             info,
             char_device: None,
         };
-        match device.prepare(geometry) {
+        match device.prepare(geometry, spec.align_bytes) {
             Ok(()) => Ok(device),
             Err(error) => {
                 if let Err(why) = device.delete() {
@@ -73,8 +116,8 @@ impl Device {
         }
     }
 
-    fn prepare(&mut self, geometry: &Geometry) -> Result<()> {
-        let params = encode::params(geometry);
+    fn prepare(&mut self, geometry: &Geometry, align_bytes: u32) -> Result<()> {
+        let params = encode::params(geometry, align_bytes);
         self.control
             .set_params(self.id(), &params)
             .doing(|| format!("the kernel does not take this guest's geometry ({geometry:?})"))?;
@@ -86,6 +129,12 @@ impl Device {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.info.dev_id
+    }
+
+    /// Whether the data of requests stays in the kernel.
+    #[must_use]
+    pub fn is_zero_copy(&self) -> bool {
+        self.info.is_zero_copy()
     }
 
     /// What the kernel made of what was asked for.

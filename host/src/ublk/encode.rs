@@ -14,9 +14,10 @@ pub fn result(answer: Result<u32, Errno>) -> i32 {
 }
 
 /// The device's parameters. FUA is always offered beside a volatile cache: the kernel ignores it
-/// without one, and [`serve`](crate::serve) makes it from a flush where the guest has none.
+/// without one, and [`serve`](crate::serve) makes it from a flush where the guest has none. `align_bytes` is
+/// what data lies at multiples of in memory, where it goes to stores as it is; 1 where it does not matter.
 #[must_use]
-pub fn params(geometry: &Geometry) -> Params {
+pub fn params(geometry: &Geometry, align_bytes: u32) -> Params {
     let mut attrs = 0;
     for (set, bits) in [
         (geometry.read_only, attr::READ_ONLY),
@@ -29,7 +30,7 @@ pub fn params(geometry: &Geometry) -> Params {
     }
     let physical_shift = shift(geometry.physical_block_bytes);
     let mut params = Params {
-        len: 64,
+        len: 112,
         types: param::BASIC,
         attrs,
         logical_bs_shift: shift(geometry.logical_block_bytes),
@@ -46,6 +47,10 @@ pub fn params(geometry: &Geometry) -> Params {
         params.max_discard_sectors = trim.max_discard_bytes >> SECTOR_SHIFT;
         params.max_write_zeroes_sectors = trim.max_write_zeroes_bytes >> SECTOR_SHIFT;
         params.max_discard_segments = 1;
+    }
+    if align_bytes > 1 {
+        params.types |= param::DMA_ALIGN;
+        params.dma_alignment = align_bytes - 1;
     }
     params
 }

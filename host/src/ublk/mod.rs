@@ -11,6 +11,6 @@ mod holders;
 mod worker;
 
 pub use control::{CONTROL_PATH, Control, block_path, char_path, exists};
-pub use device::{Device, Spec};
+pub use device::{DataPath, Device, Spec};
 pub use holders::holders;
 pub use worker::{fetch, serve_queues};

@@ -1,0 +1,132 @@
+//! A guest that breaks and is `restartable`: the next instance takes its place, and nothing is lost.
+
+use std::process::{Command, Stdio};
+
+use tests::backing::Backing;
+use tests::bed::in_bed;
+use tests::disk::{Disk, fio};
+use tests::uml::Machine;
+use wasmblk::block::{Backend, Errno};
+
+use crate::direct::Direct;
+
+/// The two stores of the guest `fragile`.
+struct Stores(Backing, Backing);
+
+impl Stores {
+    fn new() -> Stores {
+        Stores(Backing::new("data", 8 << 20), Backing::new("count", 4096))
+    }
+
+    fn grants(&self) -> [String; 2] {
+        [self.0.grant("data", ""), self.1.grant("count", "")]
+    }
+
+    /// Instances that there were.
+    fn count(&self) -> u8 {
+        self.1.content()[0]
+    }
+}
+
+#[test]
+fn the_next_instance_is_sent_what_has_no_answer() {
+    let stores = Stores::new();
+    let mut disk = Direct::open_with("fragile", &[], &stores.grants()).expect("it opens");
+    disk.write(4096, &[7; 4096], false).expect("write");
+    let mut data = [0; 8192];
+    disk.read(0, &mut data)
+        .expect("the second instance reads it");
+    assert_eq!(data[4096..], [7; 4096]);
+    assert_eq!((disk.health.faults(), disk.health.restarts()), (1, 1));
+    let last = disk.health.last_fault().unwrap_or_default();
+    assert!(last.contains("gave up"), "{last}");
+    assert_eq!(stores.count(), 2);
+    disk.write(65536, &[9; 4096], false).expect("write");
+    disk.flush().expect("flush");
+    assert!(!disk.health.has_failed());
+    assert_eq!(stores.0.content()[65536..][..4096], [9; 4096]);
+}
+
+#[test]
+fn a_guest_that_keeps_breaking_has_failed() {
+    for (options, instances) in [(&[("panics", "100")][..], 6), (&[("restartable", "no")], 1)] {
+        let stores = Stores::new();
+        let mut disk = Direct::open_with("fragile", options, &stores.grants()).expect("it opens");
+        assert_eq!(disk.read(4096, &mut [0; 512]), Err(Errno::EIO));
+        assert!(disk.health.has_failed());
+        assert_eq!(stores.count(), instances);
+        assert_eq!(disk.write(0, &[0; 512], false), Err(Errno::EIO));
+    }
+}
+
+#[test]
+fn over_ublk_every_tag_goes_on_with_the_next_instance() {
+    in_bed(&Machine::default(), || {
+        let stores = Stores::new();
+        let grants = stores.grants();
+        let words = ["--store", &grants[0], "--store", &grants[1]];
+        let disk = Disk::add(
+            "fragile",
+            &[&words[..], &["--depth", "16", "--set", "panics=3"]].concat(),
+        );
+        // All tags have been in use, and are idle, when the guest breaks.
+        let jobs = ["--rw=randwrite", "--bs=4k", "--size=8m", "--iodepth=16"];
+        fio(&disk.path, &jobs);
+        let read = |block: u32| {
+            let skip = format!("skip={block}");
+            let input = format!("if={}", disk.path.display());
+            let words = [
+                &input[..],
+                "of=/dev/null",
+                "bs=4k",
+                "count=1",
+                &skip,
+                "iflag=direct",
+            ];
+            let status = Command::new("dd")
+                .args(words)
+                .stderr(Stdio::null())
+                .status();
+            assert!(status.expect("dd runs").success(), "block {block}");
+        };
+        read(1);
+        assert_eq!(
+            disk.info("/restarts"),
+            "3",
+            "the request goes to four instances"
+        );
+        // Writes of the kernel come into slots that it was told of before.
+        let jobs = ["--rw=randrw", "--bs=4k", "--size=8m", "--iodepth=16"];
+        fio(&disk.path, &[&jobs[..], &["--verify=crc32c"]].concat());
+        assert_eq!(disk.info("/state"), "live");
+        assert_eq!(disk.info("/faults"), "3");
+        assert!(disk.info("/last_fault").contains("gave up"));
+        assert_eq!(disk.info("/stats/copied_bytes"), "0");
+        disk.del();
+        assert_eq!(stores.count(), 4);
+    });
+}
+
+#[test]
+fn over_ublk_it_breaks_with_much_under_way() {
+    in_bed(&Machine::default(), || {
+        let stores = Stores::new();
+        let grants = stores.grants();
+        let words = [
+            "--store", &grants[0], "--store", &grants[1], "--set", "panics=2",
+        ];
+        let disk = Disk::add("fragile", &words);
+        // Every block is written and read back beside others, the one that breaks it among them.
+        let jobs = [
+            "--rw=randrw",
+            "--bs=4k",
+            "--size=1m",
+            "--iodepth=64",
+            "--loops=4",
+        ];
+        fio(&disk.path, &[&jobs[..], &["--verify=crc32c"]].concat());
+        assert_eq!(disk.info("/state"), "live");
+        assert_eq!(disk.info("/restarts"), "2");
+        disk.del();
+    });
+}
