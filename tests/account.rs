@@ -6,7 +6,8 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, any, prop_oneof, proptest};
 use proptest::strategy::Strategy;
 use wasmblk::block::{Errno, Memory, Op, Output, Request, Transfer, Work};
-use wasmblk::guest::account::{Account, Breach, Terms};
+use wasmblk::guest::Breach;
+use wasmblk::guest::account::{Account, Terms};
 use wasmblk::guest::records::Record;
 use wasmblk::store::Shape;
 
@@ -114,8 +115,10 @@ impl Model {
     fn answered(&mut self, tag: u32, result: Result<u32, Errno>) {
         let place = tag as usize;
         let (op, length) = self.held[place].take().expect("it was in hand");
-        let of_tag = |(_, _, left): &(u32, Transfer, Transfer)| matches!(left.memory, Memory::Request(of, _) if of == tag);
-        assert!(!self.under_way.iter().any(of_tag), "nothing moves");
+        for (_, _, left) in &self.under_way {
+            let moves = matches!(left.memory, Memory::Request(of, _) if of == tag);
+            assert!(!moves, "what is answered does not move");
+        }
         if let (Op::Read, Ok(bytes)) = (op, result) {
             assert_eq!(bytes, length);
             let whole = self.filled[place].is_empty() || self.filled[place].iter().all(|is| *is);

@@ -10,6 +10,7 @@ mod faults;
 mod filesystem;
 mod geometry;
 mod guest;
+mod lies;
 mod lifecycle;
 mod model;
 mod nbd;

@@ -5,7 +5,8 @@ use std::os::unix::fs::FileExt;
 
 use tests::backing::Backing;
 use tests::bed::in_bed;
-use tests::disk::{Disk, fio, guest, wasmblk};
+use tests::disk::{Disk, fio, wasmblk};
+use tests::paths;
 use tests::uml::Machine;
 use wasmblk::block::{Backend, Errno};
 
@@ -33,6 +34,27 @@ fn a_file_is_passed_through() {
         assert!(content[at..][..bytes].iter().all(|byte| *byte == 0), "{at}");
     }
     assert_eq!(content.len(), 1 << 20, "its size stays");
+}
+
+#[test]
+fn a_direct_store_takes_whole_blocks() {
+    let backing = Backing::new("direct", 1 << 20);
+    let open = |how: &str, options: &[(&str, &str)]| {
+        let disk = Direct::open_with("file", options, &[backing.grant("data", how)]);
+        disk.expect("it opens").geometry.logical_block_bytes
+    };
+    assert_eq!(open("", &[]), 512);
+    assert_eq!(open("", &[("block", "1K")]), 1024);
+    assert_eq!(open(":direct", &[]), 4096);
+    assert_eq!(open(":direct", &[("block", "512")]), 4096);
+    let mut disk =
+        Direct::open_with("file", &[], &[backing.grant("data", ":direct")]).expect("again");
+    disk.write(8192, &[7; 8192], true).expect("write");
+    let mut back = [1; 4096];
+    disk.read(12288, &mut back).expect("read");
+    assert_eq!(back, [7; 4096]);
+    disk.read(16384, &mut back).expect("read");
+    assert_eq!(back, [0; 4096]);
 }
 
 #[test]
@@ -124,14 +146,11 @@ fn a_store_that_shrinks_is_an_error_of_its_requests() {
 fn exercise(disk: &Disk) {
     let jobs = [
         "--rw=randrw",
-        "--bsrange=512-256k",
+        "--bsrange=4k-256k",
         "--size=32m",
         "--iodepth=32",
     ];
-    fio(
-        &disk.path,
-        &[&jobs[..], &["--verify=crc32c", "--bs_unaligned"]].concat(),
-    );
+    fio(&disk.path, &[&jobs[..], &["--verify=crc32c"]].concat());
     let jobs = ["--rw=write", "--bs=1m", "--size=32m", "--iodepth=8"];
     fio(
         &disk.path,
@@ -162,9 +181,10 @@ fn over_ublk_a_file_is_passed_through() {
 #[test]
 fn a_guest_that_looks_at_data_cannot_have_zero_copy() {
     in_bed(&Machine::default(), || {
+        let memory = paths::guest("memory").display().to_string();
         let reply = wasmblk(&[
             "add",
-            &guest("memory"),
+            &memory,
             "--set",
             "size=1M",
             "--data-path",

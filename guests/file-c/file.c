@@ -25,7 +25,8 @@ static const char *wasmblk_open(const struct wasmblk_option *options, wasmblk_u3
     (void)options;
     if (count) return "file-c knows no options";
     if (!wasmblk_find_store("data", &store)) return "it needs a store: give --store data=PATH";
-    disk->size_bytes = store.size_bytes & ~511ull;
+    disk->size_bytes = store.size_bytes & ~4095ull;
+    disk->logical_block_bytes = store.align_bytes < 512 ? 512 : store.align_bytes;
     disk->features = WASMBLK_FEATURE_RESTARTABLE | (store.read_only ? WASMBLK_FEATURE_READ_ONLY : 0);
     disk->read = read_disk;
     disk->write = write_disk;

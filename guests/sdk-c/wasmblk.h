@@ -83,6 +83,8 @@ struct wasmblk_store {
     wasmblk_u32 number;
     wasmblk_u64 size_bytes;
     wasmblk_u32 block_bytes;
+    /* What offsets, lengths and places in memory must be multiples of. */
+    wasmblk_u32 align_bytes;
     wasmblk_u8 read_only;
 };
 

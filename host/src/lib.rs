@@ -34,8 +34,14 @@
 //!    [`ublk::encode::result`] makes the kernel's number of it.
 //! 10. [`sys::QueueRing::commit`] queues COMMIT_AND_FETCH; the next turn of step 1 submits all of them.
 //!
+//! A guest that uses stores asks for transfers instead of answering at once: `guest::account` checks them in step 8,
+//! [`serve::Engine::transfers`] hands them down beside the answers, and [`block::Carrier::begin`] of the ring queues
+//! them for the turn; their ends come with step 1, go to [`block::Target::ended`], and to the guest with step 6.
+//! `guest::supervisor` stands before the target, and puts a new instance in the place of one that broke.
+//!
 //! Over NBD, `nbd::server` has the loop, [`nbd::decode`] stands in for step 2, `nbd::operation` splits what
-//! is too long, and [`nbd::encode`] and the socket are steps 9 and 10; the rest is the same.
+//! is too long, and [`nbd::encode`] and the socket are steps 9 and 10; [`sys::Blocking`] carries out
+//! transfers; the rest is the same.
 
 pub mod block;
 pub mod cli;

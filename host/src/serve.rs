@@ -178,6 +178,9 @@ impl<'a> Engine<'a> {
                 let begun = carrier.begin(token, &transfer);
                 begun.map_err(|_| Errno::EIO)?;
             }
+            if self.in_flight == 0 {
+                continue;
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Errno::ETIMEDOUT);

@@ -1,6 +1,7 @@
 //! `file`: a file or block device as it is. The guest sees none of the data.
 //!
-//! Store `data`: the file or device. Options: `block` the logical block in bytes (512).
+//! Store `data`: the file or device. Options: `block` the logical block in bytes (512, or
+//! what the store takes).
 
 use wasmblk_guest::{
     Data, Errno, Features, Info, Mapper, OpenError, Store, export_mapper, parse_size,
@@ -10,7 +11,7 @@ struct File(Store);
 
 impl Mapper for File {
     fn open(options: &[(String, String)]) -> Result<(File, Info), OpenError> {
-        let mut block = 512;
+        let mut block = 0;
         for (key, value) in options {
             if key != "block" {
                 let text = format!("unknown option '{key}'; file knows: block");
@@ -20,10 +21,12 @@ impl Mapper for File {
                 .map_err(|why| OpenError::BadOption(format!("block={value}: {why}")))?;
         }
         let store = Store::need("data")?;
-        let block = block.max(1);
+        // A store that passes by the system's cache takes whole blocks only.
+        let block = block.max(store.align_bytes.into()).max(512);
+        let logical_block_bytes = block.try_into().unwrap_or(u32::MAX);
         let info = Info {
-            logical_block_bytes: block.try_into().unwrap_or(u32::MAX),
-            physical_block_bytes: store.block_bytes.max(block.try_into().unwrap_or(u32::MAX)),
+            logical_block_bytes,
+            physical_block_bytes: store.block_bytes.max(logical_block_bytes),
             max_transfer_bytes: 1 << 20,
             max_discard_bytes: 1 << 30,
             max_write_zeroes_bytes: 1 << 30,

@@ -33,9 +33,11 @@ pub struct Store {
     number: u32,
     /// Its size in bytes.
     pub size_bytes: u64,
-    /// The unit that it is best used in, in bytes: a power of two from 512 to 4096. Where it was granted with
-    /// `direct`, everything must be a multiple of it.
+    /// The unit that it is best used in, in bytes: a power of two from 512 to 4096.
     pub block_bytes: u32,
+    /// What offsets, lengths and places in memory must be multiples of, in bytes: 1, or the block where it was
+    /// granted with `direct`.
+    pub align_bytes: u32,
     /// It may not be changed.
     pub read_only: bool,
 }
@@ -49,6 +51,7 @@ impl Store {
             number: shape.number,
             size_bytes: shape.size_bytes,
             block_bytes: shape.block_bytes,
+            align_bytes: shape.align_bytes,
             read_only: shape.read_only,
         })
     }

@@ -6,43 +6,14 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
-
+use super::breach::Breach;
 use super::coverage::Coverage;
+use super::held::{Held, NOT_HELD, NOTHING};
+use super::periods::Periods;
 use super::records::{self, Action, Record};
 use crate::block::{Answer, Ended, Errno, Memory, Next, Op, Output, Request, Transfer, Work};
 use crate::limits;
 use crate::store::Shape;
-
-/// How a guest broke the contract. Its instance is of no use any more.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the messages say it")]
-pub enum Breach {
-    #[error("it answers tag {0}, which it does not have")]
-    Tag(u32),
-    #[error("it completes tag {0}, whose data is under way")]
-    UnderWay(u32),
-    #[error("it completes the read with tag {0}, and has not filled all of its data")]
-    NotFilled(u32),
-    #[error("it uses token {0}, which is in use or not below ops-max")]
-    Token(u32),
-    #[error("it names store {0}, which it was not granted")]
-    Store(u16),
-    #[error("a transfer's memory, {length} bytes from {offset} on, is not in its arena")]
-    OutsideArena { offset: u64, length: u32 },
-    #[error("a transfer's memory is not in the data of a request with tag {0} that it has")]
-    OutsideRequest(u32),
-    #[error("a transfer would change the data of a write, or take that of a read (tag {0})")]
-    Direction(u32),
-    #[error("it names a request's data, which lies in its own memory")]
-    OwnSlots,
-    #[error("it asks for what is no action: {0}")]
-    Action(records::NoAction),
-    #[error("it keeps requests and waits for nothing")]
-    Idle,
-    #[error("it has kept a request for longer than its deadline")]
-    Overdue,
-}
 
 /// What is fixed when a guest opens.
 #[derive(Clone, Debug)]
@@ -60,28 +31,6 @@ pub struct Terms {
     /// How long it may keep a request.
     pub deadline: Duration,
 }
-
-/// A request that the guest may have.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    /// Its length, or [`NOT_HELD`].
-    length: u32,
-    op: Op,
-    /// Transfers of its data.
-    transfers: u32,
-    /// In which period it came.
-    period: u32,
-}
-
-/// No request is so long.
-const NOT_HELD: u32 = u32::MAX;
-
-const NOTHING: Held = Held {
-    length: NOT_HELD,
-    op: Op::Flush,
-    transfers: 0,
-    period: 0,
-};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
@@ -109,10 +58,7 @@ pub struct Account {
     /// Transfers that have ended, until their events are written.
     ended: Vec<(u32, Result<(), Errno>)>,
     coverage: Option<Coverage>,
-    /// Requests that live through a whole period, which is as long as the deadline, are overdue.
-    period: u32,
-    period_end: Option<Instant>,
-    polls: u32,
+    periods: Periods,
     copied_bytes: u64,
     /// The guest is not called any more: transfers end, and do not go on.
     closed: bool,
@@ -132,9 +78,7 @@ impl Account {
             coverage: terms
                 .hidden_bytes_max
                 .map(|bytes| Coverage::new(terms.depth, bytes)),
-            period: 0,
-            period_end: None,
-            polls: 0,
+            periods: Periods::new(terms.deadline),
             copied_bytes: 0,
             closed: false,
             terms,
@@ -150,7 +94,7 @@ impl Account {
             length: request.length,
             op: request.op,
             transfers: 0,
-            period: self.period,
+            period: self.periods.number(),
         };
         self.held += 1;
         if request.op == Op::Read
@@ -380,21 +324,15 @@ impl Account {
     /// Where it has kept one for too long.
     pub fn check_kept(&mut self, busy: bool, idle: bool) -> Result<(), Breach> {
         if self.held == 0 {
-            self.period_end = None;
+            self.periods.stop();
             return Ok(());
         }
         let waits = self.under_way > 0 || !self.timers.is_empty() || !self.ended.is_empty();
         if !busy && !waits {
             return Err(Breach::Idle);
         }
-        // The clock is not looked at in every poll: in some machines it is slow.
-        self.polls = self.polls.wrapping_add(1);
-        let looks = idle || self.polls.is_multiple_of(limits::RING_POLLS_PER_LOOK);
-        if self.period_end.is_some() && !looks {
-            return Ok(());
-        }
-        let now = Instant::now();
-        if self.period_end.is_some_and(|end| now < end) {
+        let before = self.periods.number();
+        if !self.periods.pass(idle) {
             return Ok(());
         }
         // A store may take its time, but not for ever.
@@ -403,13 +341,11 @@ impl Account {
         } else {
             1
         };
-        let begun = self.period_end.replace(now + self.terms.deadline).is_some();
         let overdue =
-            |held: &Held| held.length != NOT_HELD && self.period.wrapping_sub(held.period) >= most;
-        if begun && self.requests.iter().any(overdue) {
+            |held: &Held| held.length != NOT_HELD && before.wrapping_sub(held.period) >= most;
+        if self.requests.iter().any(overdue) {
             return Err(Breach::Overdue);
         }
-        self.period = self.period.wrapping_add(1);
         Ok(())
     }
 
@@ -419,10 +355,10 @@ impl Account {
         if !self.ended.is_empty() {
             return Next::Again;
         }
-        match (self.timers.peek(), self.period_end) {
+        match (self.timers.peek(), self.periods.end()) {
             (Some(Reverse((due, _))), Some(end)) => Next::At(*due.min(&end)),
             (Some(Reverse((due, _))), None) => Next::At(*due),
-            (None, Some(_)) => Next::Within(self.terms.deadline),
+            (None, Some(_)) => Next::Within(self.periods.length()),
             (None, None) => Next::Submitted,
         }
     }

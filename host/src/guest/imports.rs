@@ -233,6 +233,7 @@ impl bindings_store::Host for State {
             number,
             size_bytes: store.shape.size_bytes,
             block_bytes: store.shape.block_bytes,
+            align_bytes: store.shape.align_bytes,
             read_only: store.shape.read_only,
         }))
     }

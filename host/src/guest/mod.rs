@@ -3,23 +3,27 @@
 
 pub mod account;
 mod bindings;
+mod breach;
 mod calls;
 mod compile;
 mod contract;
 mod coverage;
 mod engine;
 mod fault;
+mod held;
 mod imports;
 mod instance;
 mod limiter;
 mod loaded;
 mod opener;
+mod periods;
 pub mod records;
 mod ring;
 mod session;
 mod source;
 mod supervisor;
 
+pub use breach::Breach;
 pub use calls::Calls;
 pub use compile::{Cache, compile};
 pub use engine::{Clock, new_engine};

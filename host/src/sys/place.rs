@@ -77,7 +77,7 @@ impl Place {
     ///
     /// # Panics
     ///
-    /// As [`Place::address`].
+    /// Where the memory is not all there: only a mistake in checking the transfer can cause that.
     pub fn copy(&self, transfer: &Transfer) {
         let length = transfer.length as usize;
         let data = self.address(transfer);
@@ -96,7 +96,7 @@ impl Place {
     ///
     /// # Panics
     ///
-    /// As [`Place::address`].
+    /// Where the memory is not all there: only a mistake in checking the transfer can cause that.
     pub(super) fn other_side(&self, transfer: &Transfer) -> NonNull<u8> {
         match transfer.work {
             Work::Fill => NonNull::from_ref(&ZEROS).cast(),
