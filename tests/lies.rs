@@ -211,3 +211,39 @@ fn a_trap_with_requests_under_way_answers_them_all() {
         }
     });
 }
+
+#[test]
+fn a_trap_with_transfers_under_way_answers_them_all() {
+    in_bed(&Machine::default(), || {
+        for (data, how) in [("arena", ""), ("arena", ":direct"), ("host", ":direct")] {
+            let backing = Backing::new("trap", 8 << 20);
+            let (grant, data) = (backing.grant("data", how), format!("data={data}"));
+            let words = [
+                "--store",
+                &grant,
+                "--set",
+                "lie=trap-under-way",
+                "--set",
+                &data,
+            ];
+            let disk = Disk::add("rogue", &words);
+            let file = format!("--filename={}", disk.path.display());
+            let _ = Command::new("fio")
+                .args(["--name=test", &file, "--direct=1", "--ioengine=io_uring"])
+                .args([
+                    "--rw=randread",
+                    "--bs=64k",
+                    "--size=4m",
+                    "--iodepth=64",
+                    "--thread",
+                ])
+                .arg("--continue_on_error=all")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .expect("fio runs");
+            assert_eq!(disk.info("/state"), "failed", "{data} {how}");
+            disk.del();
+        }
+    });
+}

@@ -9,12 +9,15 @@ use proptest::prelude::{ProptestConfig, any, prop_oneof, proptest};
 use proptest::strategy::{Just, Strategy, ValueTree};
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use tests::backing::Backing;
 use tests::bed::in_bed;
 use tests::disk::Disk;
 use tests::uml::Machine;
 use wasmblk::block::{Backend, Errno};
+use wasmblk::nbd::wire::command::{FLAG_FUA, FLAG_NO_HOLE, FLUSH, READ, TRIM, WRITE, WRITE_ZEROES};
 
 use crate::direct::Direct;
+use crate::nbd_server::{Framing, Raw, Server, flagged};
 
 /// One step of a random use of a disk of 256 blocks of 512 bytes.
 #[derive(Clone, Debug)]
@@ -27,6 +30,9 @@ enum Step {
 }
 
 const BLOCKS: u64 = 256;
+
+/// Guests of each contract that remember what is written; `file` does as well, in a store.
+const CONTRACTS: [&str; 3] = ["memory", "memory-device", "memory-c"];
 
 fn step() -> impl Strategy<Value = Step> {
     let range = || (0..BLOCKS).prop_flat_map(|at| (Just(at), 1..=BLOCKS - at));
@@ -141,10 +147,74 @@ impl Backend for Node {
     }
 }
 
+/// A client of `wasmblk nbd`, with one request at a time.
+struct Client(Raw);
+
+impl Client {
+    /// Sends one request with its data, and takes its reply, which must be success.
+    fn ask(&mut self, flags: u16, command: u16, (offset, length): (u64, u32), data: &[u8]) {
+        self.0.send(&flagged(flags, command, 7, offset, length));
+        self.0.send(data);
+        assert_eq!(self.0.simple_error(), 0);
+    }
+}
+
+/// The length of data in a request.
+fn length(data: &[u8]) -> u32 {
+    u32::try_from(data.len()).expect("short")
+}
+
+impl Backend for Client {
+    fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+        self.ask(0, READ, (offset, length(data)), &[]);
+        data.copy_from_slice(&self.0.receive(data.len()));
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+        let flags = if fua { FLAG_FUA } else { 0 };
+        self.ask(flags, WRITE, (offset, length(data)), data);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Errno> {
+        self.ask(0, FLUSH, (0, 0), &[]);
+        Ok(())
+    }
+
+    fn discard(&mut self, offset: u64, length: u32) -> Result<(), Errno> {
+        self.ask(0, TRIM, (offset, length), &[]);
+        Ok(())
+    }
+
+    fn write_zeroes(&mut self, offset: u64, length: u32, may_discard: bool) -> Result<(), Errno> {
+        let flags = if may_discard { 0 } else { FLAG_NO_HOLE };
+        self.ask(flags, WRITE_ZEROES, (offset, length), &[]);
+        Ok(())
+    }
+}
+
+#[test]
+fn over_nbd_every_contract_makes_the_same_disks() {
+    for name in CONTRACTS {
+        let server = Server::start(name, &["--set", "size=128K"]);
+        let mut client = Client(Raw::ready(&server, Framing::Simple));
+        for steps in fixed_streams(40) {
+            run_all(&mut client, &steps);
+        }
+    }
+    let backing = Backing::new("model", 128 << 10);
+    let server = Server::start("file", &["--store", &backing.grant("data", "")]);
+    let mut client = Client(Raw::ready(&server, Framing::Simple));
+    for steps in fixed_streams(40) {
+        run_all(&mut client, &steps);
+    }
+}
+
 #[test]
 fn over_ublk_every_contract_makes_the_same_disks() {
     in_bed(&Machine::default(), || {
-        for name in ["memory", "memory-device", "memory-c"] {
+        for name in CONTRACTS {
             let disk = Disk::add(name, &["--set", "size=128K"]);
             let open = || OpenOptions::new().read(true).write(true).open(&disk.path);
             for steps in fixed_streams(40) {
@@ -162,9 +232,13 @@ proptest! {
 
     #[test]
     fn every_contract_makes_the_same_disks(steps in vec(step(), 1..60)) {
-        for name in ["memory", "memory-device", "memory-c"] {
+        for name in CONTRACTS {
             let mut disk = Direct::open(name, &[("size", "128K")]).expect("it opens");
             run_all(&mut disk, &steps);
         }
+        let backing = Backing::new("model", 128 << 10);
+        let grants = [backing.grant("data", "")];
+        let mut disk = Direct::open_with("file", &[], &grants).expect("it opens");
+        run_all(&mut disk, &steps);
     }
 }
