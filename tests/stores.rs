@@ -1,7 +1,9 @@
 //! Stores: what an operator grants, and what guests do with it.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::process::Command;
 
 use tests::backing::Backing;
 use tests::bed::in_bed;
@@ -9,6 +11,7 @@ use tests::disk::{Disk, fio, wasmblk};
 use tests::paths;
 use tests::uml::Machine;
 use wasmblk::block::{Backend, Errno};
+use wasmblk::sys::AlignedBytes;
 
 use crate::direct::Direct;
 
@@ -230,6 +233,46 @@ fn over_ublk_data_is_filled_and_copied_in_zero_copy() {
             assert!(read.is_err(), "{lie}");
             assert_eq!(disk.info("/state"), "failed", "{lie}");
             disk.del();
+        }
+    });
+}
+
+#[test]
+fn a_store_that_is_full_or_gone_is_an_errno() {
+    in_bed(&Machine::default(), || {
+        let folder = Path::new("/tmp/small");
+        fs::create_dir(folder).expect("a folder");
+        let mount = ["-t", "tmpfs", "-o", "size=2m", "small", "/tmp/small"];
+        let mounted = Command::new("mount").args(mount).status();
+        assert!(mounted.expect("mount runs").success());
+        let path = folder.join("disk");
+        let file = File::create(&path).expect("a file");
+        file.set_len(8 << 20).expect("a sparse file");
+        for data_path in ["zero-copy", "copy"] {
+            let store = format!("data={}", path.display());
+            let disk = Disk::add("file", &["--store", &store, "--data-path", data_path]);
+            let mut options = File::options();
+            options.read(true).write(true).custom_flags(libc::O_DIRECT);
+            let node = options.open(&disk.path).expect("it opens");
+            let mut blocks = AlignedBytes::new(1 << 20).expect("memory");
+            let data = blocks.bytes_mut();
+            data.fill(7);
+            node.write_all_at(data, 0).expect("there is room");
+            let writes = (1..8).map(|at| node.write_all_at(data, at << 20));
+            let error = writes.filter_map(Result::err).next();
+            let number = error.expect("two of eight fit").raw_os_error();
+            assert_eq!(number, Some(libc::ENOSPC), "{data_path}");
+            assert_eq!(disk.info("/state"), "live");
+            // What is cut off is an error, never what nobody wrote.
+            file.set_len(4096).expect("truncate");
+            data.fill(0);
+            let (first, rest) = data.split_at_mut(4096);
+            node.read_exact_at(first, 0).expect("what is there");
+            assert!(first.iter().all(|byte| *byte == 7));
+            assert!(node.read_at(&mut rest[..4096], 1 << 20).is_err());
+            drop(node);
+            disk.del();
+            file.set_len(8 << 20).expect("sparse again");
         }
     });
 }
