@@ -207,8 +207,18 @@ fn run(hidden: bool, steps: &[Step]) {
     }
 }
 
+/// They cost little: more than of others.
+fn many() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig {
+        cases: usual.cases * 12,
+        failure_persistence: None,
+        ..usual
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(3000) })]
+    #![proptest_config(many())]
 
     #[test]
     fn no_action_confuses_the_account(hidden in any::<bool>(), steps in vec(step(), 1..80)) {

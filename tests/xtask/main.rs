@@ -33,6 +33,12 @@ enum Task {
     Setup,
     /// Build the guests into target/guests.
     Guests,
+    /// Give the parsers and checks many more random inputs than the tests do, other ones each time.
+    Fuzz {
+        /// How many for each; the cheapest have twelve times as many.
+        #[arg(long, default_value_t = 20_000)]
+        cases: u32,
+    },
     /// Measure beside peers: 'cargo xtask bench --help' lists the benches.
     Bench {
         /// What the bench takes.
@@ -47,6 +53,7 @@ fn main() -> ExitCode {
         Task::Test { filter } => test(&filter),
         Task::Setup => setup(),
         Task::Guests => step("guests", guests::build),
+        Task::Fuzz { cases } => fuzz(cases),
         Task::Bench { words } => bench(&words),
     };
     match result {
@@ -87,6 +94,32 @@ fn test(filter: &[String]) -> Result<()> {
     });
     steps::budget();
     result
+}
+
+/// Tests that take random input and need nothing else.
+const FUZZED: [&str; 5] = [
+    "account::no_action",
+    "codec::no_descriptor",
+    "geometry::accepted",
+    "nbd_wire::no_bytes",
+    "ring::no_record",
+];
+
+fn fuzz(cases: u32) -> Result<()> {
+    step("host and test program", build)?;
+    let words = [
+        "test", "--quiet", "-p", "wasmblk", "-p", "tests", "--tests", "--",
+    ];
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args([&words[..], &FUZZED[..]].concat())
+        .env("PROPTEST_CASES", cases.to_string())
+        .current_dir(paths::root())
+        .status()?;
+    if !status.success() {
+        bail!("an input is found that breaks something");
+    }
+    Ok(())
 }
 
 fn setup() -> Result<()> {
