@@ -48,6 +48,16 @@ fn the_next_instance_is_sent_what_has_no_answer() {
 }
 
 #[test]
+fn the_next_instance_has_the_memory_of_the_one_before() {
+    // Direct gives 64 MiB: not enough for two of them.
+    let stores = Stores::new();
+    let options = [("panics", "3"), ("memory", "40M")];
+    let mut disk = Direct::open_with("fragile", &options, &stores.grants()).expect("it opens");
+    disk.read(4096, &mut [0; 512]).expect("the fourth reads it");
+    assert_eq!(disk.health.restarts(), 3);
+}
+
+#[test]
 fn a_guest_that_keeps_breaking_has_failed() {
     for (options, instances) in [(&[("panics", "100")][..], 6), (&[("restartable", "no")], 1)] {
         let stores = Stores::new();

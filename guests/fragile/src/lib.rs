@@ -2,11 +2,11 @@
 //! number that the store `count` begins with; the first `panics` ones panic at their first read of the device's
 //! second block of 4 KiB.
 //!
-//! Options: `panics` (1); `restartable` (yes). Stores `data` and `count`.
+//! Options: `panics` (1); `restartable` (yes); `memory` to take, in bytes (none). Stores `data` and `count`.
 
 use std::cell::Cell;
 
-use wasmblk_guest::{Disk, Errno, Features, Info, OpenError, Store, export_ring};
+use wasmblk_guest::{Disk, Errno, Features, Info, OpenError, Store, export_ring, parse_size};
 
 struct Fragile {
     data: Store,
@@ -15,12 +15,18 @@ struct Fragile {
 
 const BLOCK_BYTES: usize = 4096;
 
+/// Takes memory for good.
+fn take(bytes: u64) {
+    std::hint::black_box(vec![1_u8; bytes as usize]).leak();
+}
+
 impl Disk for Fragile {
     fn open(options: &[(String, String)]) -> Result<(Fragile, Info), OpenError> {
         let (mut panics, mut features) = (1, Features::RESTARTABLE);
         for (key, value) in options {
             match (key.as_str(), value.as_str()) {
                 ("panics", number) => panics = number.parse().unwrap_or(1),
+                ("memory", bytes) => take(parse_size(bytes).unwrap_or(0)),
                 ("restartable", "no") => features = Features::empty(),
                 ("restartable", _) => {}
                 _ => return Err(OpenError::BadOption(format!("unknown option '{key}'"))),

@@ -107,8 +107,11 @@ impl Opener {
     }
 
     /// Makes an instance that takes the place of another, with the same memory for requests' data.
-    pub(super) fn begin_again(&self, before: &Begun) -> std::result::Result<Begun, Fault> {
-        let place = &before.place;
+    pub(super) fn begin_again(
+        &self,
+        geometry: &Geometry,
+        place: &Place,
+    ) -> std::result::Result<Box<dyn Running + Send>, Fault> {
         let begun = match &self.guest.exports {
             Exports::Device(device, trim) => {
                 self.begin_device((device, trim.as_ref()), Some(place))
@@ -117,11 +120,10 @@ impl Opener {
         };
         let failed = |words: String| Fault::new("open", wasmtime::Error::msg(words));
         let begun = begun.map_err(|error| failed(error.chain()))?;
-        let same = begun.geometry == before.geometry && begun.place.is_like(place);
-        if !same {
+        if begun.geometry != *geometry || !begun.place.is_like(place) {
             return Err(failed("it is another device than before".into()));
         }
-        Ok(begun)
+        Ok(begun.running)
     }
 
     fn new_session(&self) -> Session {

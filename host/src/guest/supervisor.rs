@@ -7,8 +7,9 @@ use tracing::{error, info};
 
 use super::fault::Fault;
 use super::opener::{Begun, Opener};
-use crate::block::{Answer, Checked, Ended, Errno, Next, Output, Target};
+use crate::block::{Answer, Checked, Ended, Errno, Geometry, Next, Output, Target};
 use crate::limits;
+use crate::sys::Place;
 
 /// One instance that serves requests. After a fault it is not called any more, but for the ends of its
 /// transfers.
@@ -30,7 +31,10 @@ pub(super) trait Running: Target {
 /// A guest as a target, whatever becomes of its instances.
 pub(super) struct Supervisor {
     opener: Opener,
-    begun: Begun,
+    geometry: Geometry,
+    place: Place,
+    /// The instance; `None` where there is none to be called.
+    running: Option<Box<dyn Running + Send>>,
     /// Requests without an answer, by slot.
     unanswered: Box<[Option<Checked>]>,
     /// The instance was at fault; the next may begin at this time.
@@ -45,7 +49,9 @@ impl Supervisor {
         Supervisor {
             unanswered: vec![None; begun.place.slots.count() as usize].into(),
             opener,
-            begun,
+            geometry: begun.geometry,
+            place: begun.place,
+            running: Some(begun.running),
             restart_at: None,
             faults: 0,
             last_fault: None,
@@ -57,7 +63,7 @@ impl Supervisor {
         let (summary, stack) = (fault.summary(), fault.stack());
         let health = &self.opener.health;
         health.count_fault(&summary);
-        if !self.begun.geometry.restartable {
+        if !self.geometry.restartable {
             error!("the guest has failed; from now on every request is EIO: {summary}{stack}");
             return health.give_up(&summary);
         }
@@ -86,37 +92,46 @@ impl Supervisor {
             return self.give_up(output);
         }
         // What the old instance asked for still moves bytes of requests that the next one is sent again.
-        if self.begun.running.under_way() > 0 {
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|running| running.under_way() > 0)
+        {
             return Next::Submitted;
         }
+        // Its memory is the next one's.
+        self.running = None;
         let Some(time) = self.restart_at else {
             return Next::Again;
         };
         if Instant::now() < time {
             return Next::At(time);
         }
-        match self.opener.begin_again(&self.begun) {
-            Ok(begun) => self.begun = begun,
+        let mut running = match self.opener.begin_again(&self.geometry, &self.place) {
+            Ok(running) => running,
             Err(fault) => {
                 self.at_fault(&fault);
                 return Next::Again;
             }
-        }
+        };
         self.restart_at = None;
         self.opener.health.count_restart();
         info!("the next instance of the guest serves");
         for (slot, request) in (0..).zip(&self.unanswered) {
             if let Some(request) = request {
-                self.begun.running.submit(slot, request);
+                running.submit(slot, request);
             }
         }
+        self.running = Some(running);
         Next::Again
     }
 
     /// Answers everything with EIO, but what still moves.
     fn give_up(&mut self, output: &mut Output) -> Next {
         for (slot, request) in (0..).zip(&mut self.unanswered) {
-            if request.is_some() && !self.begun.running.is_under_way(slot) {
+            let running = self.running.as_ref();
+            let moves = running.is_some_and(|running| running.is_under_way(slot));
+            if request.is_some() && !moves {
                 *request = None;
                 let result = Err(Errno::EIO);
                 output.answers.push(Answer { slot, result });
@@ -132,25 +147,33 @@ impl Target for Supervisor {
             *place = Some(*request);
         }
         // What has ended takes no more.
-        if self.restart_at.is_none() && !self.opener.health.has_failed() {
-            self.begun.running.submit(slot, request);
+        if let Some(running) = &mut self.running
+            && self.restart_at.is_none()
+            && !self.opener.health.has_failed()
+        {
+            running.submit(slot, request);
         }
     }
 
     fn ended(&mut self, token: u32, ended: Ended, output: &mut Output) {
-        self.begun.running.ended(token, ended, output);
+        if let Some(running) = &mut self.running {
+            running.ended(token, ended, output);
+        }
     }
 
     fn poll(&mut self, output: &mut Output) -> Next {
         if self.restart_at.is_some() || self.opener.health.has_failed() {
             return self.go_on(output);
         }
+        let Some(running) = &mut self.running else {
+            return self.go_on(output);
+        };
         let before = output.answers.len();
-        let next = self.begun.running.poll(output);
+        let next = running.poll(output);
         for answer in &output.answers[before..] {
             self.unanswered[answer.slot as usize] = None;
         }
-        match self.begun.running.take_fault() {
+        match running.take_fault() {
             None => next,
             Some(fault) => {
                 self.at_fault(&fault);
@@ -160,6 +183,7 @@ impl Target for Supervisor {
     }
 
     fn take_copied_bytes(&mut self) -> u64 {
-        self.begun.running.take_copied_bytes()
+        let running = self.running.as_mut();
+        running.map_or(0, |running| running.take_copied_bytes())
     }
 }
