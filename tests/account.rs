@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, any, prop_oneof, proptest};
 use proptest::strategy::Strategy;
-use wasmblk::block::{Errno, Memory, Op, Output, Request, Transfer, Work};
+use wasmblk::block::{Claims, Errno, Geometry, Memory, Op, Output, Request, Transfer, Work};
 use wasmblk::guest::Breach;
 use wasmblk::guest::account::{Account, Terms};
 use wasmblk::guest::records::Record;
@@ -31,6 +31,14 @@ fn account(hidden: bool) -> Account {
         stores: [shape(1, false), shape(512, true)].into(),
         deadline: Duration::from_secs(30),
     })
+}
+
+fn geometry() -> Geometry {
+    let claims = Claims {
+        size_bytes: 1 << 30,
+        ..Claims::default()
+    };
+    Geometry::new(&claims).expect("a geometry")
 }
 
 /// What happens to an account.
@@ -140,6 +148,7 @@ impl Model {
 /// Goes through all steps. After a breach, which is the end of a guest, only transfers end.
 fn run(hidden: bool, steps: &[Step]) {
     let mut account = account(hidden);
+    let geometry = geometry();
     let (mut model, mut output) = (Model::default(), Output::default());
     let mut breach: Option<Breach> = None;
     for step in steps {
@@ -164,7 +173,7 @@ fn run(hidden: bool, steps: &[Step]) {
                     fua: false,
                     may_discard: false,
                 };
-                account.begin(*tag, &request);
+                account.begin(*tag, &request.check(&geometry).expect("it fits"));
             }
             Step::Act(record) if breach.is_none() => {
                 breach = account.act(record, &mut output).err();

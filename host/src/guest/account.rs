@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::breach::Breach;
 use super::coverage::Coverage;
-use super::held::{Held, NOT_HELD, NOTHING};
+use super::held::Held;
 use super::periods::Periods;
 use super::records::{self, Action, Record};
-use crate::block::{Answer, Ended, Errno, Memory, Next, Op, Output, Request, Transfer, Work};
+use crate::block::{Answer, Checked, Ended, Errno, Memory, Next, Op, Output, Transfer, Work};
 use crate::limits;
 use crate::store::Shape;
 
@@ -69,7 +69,7 @@ impl Account {
     #[must_use]
     pub fn new(terms: Terms) -> Account {
         Account {
-            requests: vec![NOTHING; terms.depth as usize].into(),
+            requests: vec![Held::NOTHING; terms.depth as usize].into(),
             held: 0,
             tokens: vec![Token::Free; terms.ops_max as usize].into(),
             timers: BinaryHeap::with_capacity(terms.ops_max as usize),
@@ -86,22 +86,29 @@ impl Account {
     }
 
     /// A request goes to the guest. Its tag is free, as the engine has one request for each slot.
-    pub fn begin(&mut self, tag: u32, request: &Request) {
+    #[inline]
+    pub fn begin(&mut self, tag: u32, request: &Checked) {
         let Some(held) = self.requests.get_mut(tag as usize) else {
             return;
         };
-        *held = Held {
-            length: request.length,
-            op: request.op,
-            transfers: 0,
-            period: self.periods.number(),
-        };
+        *held = Held::new(*request, self.periods.number());
         self.held += 1;
-        if request.op == Op::Read
-            && let Some(coverage) = &mut self.coverage
+        if let Some(coverage) = &mut self.coverage
+            && held.is_read()
         {
-            coverage.begin(tag, request.length);
+            coverage.begin(tag, held.length());
         }
+    }
+
+    /// Gives back all requests that the guest has, when it is not called any more.
+    pub fn take_requests(&mut self, mut take: impl FnMut(u32, &Checked)) {
+        for (tag, held) in (0..).zip(&mut self.requests) {
+            if let Some(request) = held.request() {
+                take(tag, request);
+                held.give_back();
+            }
+        }
+        self.held = 0;
     }
 
     /// Carries out one action of the guest.
@@ -109,7 +116,18 @@ impl Account {
     /// # Errors
     ///
     /// How it breaks the contract.
+    #[inline]
     pub fn act(&mut self, record: &Record, output: &mut Output) -> Result<(), Breach> {
+        // Nearly all are of this kind.
+        if let Some(tag) = records::done(record) {
+            let result = Ok(self.complete(tag, true)?);
+            output.answers.push(Answer { slot: tag, result });
+            return Ok(());
+        }
+        self.act_by_kind(record, output)
+    }
+
+    fn act_by_kind(&mut self, record: &Record, output: &mut Output) -> Result<(), Breach> {
         match records::action(record).map_err(Breach::Action)? {
             Action::Complete { tag, result } => {
                 let length = self.complete(tag, result.is_ok())?;
@@ -130,22 +148,20 @@ impl Account {
 
     fn complete(&mut self, tag: u32, done: bool) -> Result<u32, Breach> {
         let held = self.requests.get_mut(tag as usize);
-        let held = held.filter(|held| held.length != NOT_HELD);
-        let held = held.ok_or(Breach::Tag(tag))?;
+        let held = held.filter(|held| held.is_held()).ok_or(Breach::Tag(tag))?;
         if held.transfers > 0 {
             return Err(Breach::UnderWay(tag));
         }
-        let length = held.length;
-        if done
-            && held.op == Op::Read
-            && let Some(coverage) = &self.coverage
+        if let Some(coverage) = &self.coverage
+            && done
+            && held.is_read()
             && !coverage.is_whole(tag)
         {
             return Err(Breach::NotFilled(tag));
         }
-        held.length = NOT_HELD;
+        held.give_back();
         self.held -= 1;
-        Ok(length)
+        Ok(held.length())
     }
 
     fn take_token(&mut self, token: u32, state: Token) -> Result<(), Breach> {
@@ -195,23 +211,24 @@ impl Account {
         let of_request = matches!(asked.work, Work::Fill | Work::CopyIn | Work::CopyOut);
         let (tag, at) = match asked.memory {
             Memory::Nowhere | Memory::Zeros => return Ok(()),
-            Memory::Arena(_) if of_request => return Err(Breach::OutsideRequest(NOT_HELD)),
+            Memory::Arena(_) if of_request => return Err(Breach::OutsideRequest(u32::MAX)),
             Memory::Arena(at) => return in_arena(at.into()),
             Memory::Request(tag, at) => (tag, at),
         };
         if self.coverage.is_none() {
             return Err(Breach::OwnSlots);
         }
-        let held = self.requests.get(tag as usize).copied().unwrap_or(NOTHING);
+        let request = self.requests.get(tag as usize).and_then(Held::request);
+        let request = request.ok_or(Breach::OutsideRequest(tag))?.request();
         let end = at.checked_add(asked.length);
-        if held.length == NOT_HELD || end.is_none_or(|end| end > held.length) {
+        if end.is_none_or(|end| end > request.length) {
             return Err(Breach::OutsideRequest(tag));
         }
         let direction = match asked.work {
             Work::Read | Work::Fill | Work::CopyIn => Op::Read,
             _ => Op::Write,
         };
-        if held.op != direction {
+        if request.op != direction {
             return Err(Breach::Direction(tag));
         }
         if matches!(asked.work, Work::CopyIn | Work::CopyOut) {
@@ -341,8 +358,7 @@ impl Account {
         } else {
             1
         };
-        let overdue =
-            |held: &Held| held.length != NOT_HELD && before.wrapping_sub(held.period) >= most;
+        let overdue = |held: &Held| held.is_held() && before.wrapping_sub(held.period) >= most;
         if self.requests.iter().any(overdue) {
             return Err(Breach::Overdue);
         }

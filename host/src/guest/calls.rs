@@ -14,7 +14,7 @@ use crate::sys::Slots;
 pub struct Calls<B = Instance> {
     backend: B,
     slots: Slots,
-    waiting: VecDeque<(u32, Request)>,
+    waiting: VecDeque<(u32, Checked)>,
     copied_bytes: u64,
 }
 
@@ -59,7 +59,7 @@ impl<B: Backend> Calls<B> {
 
 impl<B: Backend> Target for Calls<B> {
     fn submit(&mut self, slot: u32, request: &Checked) {
-        self.waiting.push_back((slot, *request.request()));
+        self.waiting.push_back((slot, *request));
     }
 
     /// It asks for none.
@@ -71,8 +71,9 @@ impl<B: Backend> Target for Calls<B> {
             let Some((slot, request)) = self.waiting.pop_front() else {
                 break;
             };
-            let result = self.call(slot, &request);
+            let result = self.call(slot, request.request());
             if self.backend.has_ended() {
+                self.waiting.push_front((slot, request));
                 break;
             }
             output.answers.push(Answer { slot, result });
@@ -92,5 +93,11 @@ impl<B: Backend> Target for Calls<B> {
 impl Running for Calls<Instance> {
     fn take_fault(&mut self) -> Option<Fault> {
         self.backend.take_fault()
+    }
+
+    fn take_requests(&mut self, take: &mut dyn FnMut(u32, &Checked)) {
+        for (slot, request) in self.waiting.drain(..) {
+            take(slot, &request);
+        }
     }
 }

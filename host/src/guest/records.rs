@@ -125,6 +125,15 @@ pub fn ended_event(token: u32, result: Result<(), Errno>) -> Record {
     [pair(KIND_ENDED, token), 0, pair(status, 0), 0].map(u64::to_le)
 }
 
+/// The tag of a request that is done, where an action says just that.
+#[inline]
+#[must_use]
+pub fn done(record: &Record) -> Option<u32> {
+    let [head, _, size, _] = record.map(u64::from_le);
+    let ((kind, tag), (status, _)) = (halves(head), halves(size));
+    (kind == ACTION_COMPLETE && status == 0).then_some(tag)
+}
+
 /// Reads an action.
 ///
 /// # Errors

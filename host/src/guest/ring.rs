@@ -249,7 +249,7 @@ fn put_event(arena: &Arena, layout: &Layout, events: &mut u32, record: &Record) 
 
 impl Target for Ring {
     fn submit(&mut self, slot: u32, request: &Checked) {
-        self.account.begin(slot, request.request());
+        self.account.begin(slot, request);
         self.push_event(&records::request_event(slot, request.request()));
     }
 
@@ -279,6 +279,10 @@ impl Target for Ring {
 impl Running for Ring {
     fn take_fault(&mut self) -> Option<Fault> {
         self.fault.take()
+    }
+
+    fn take_requests(&mut self, take: &mut dyn FnMut(u32, &Checked)) {
+        self.account.take_requests(take);
     }
 
     fn under_way(&self) -> u32 {

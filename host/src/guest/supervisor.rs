@@ -17,6 +17,9 @@ pub(super) trait Running: Target {
     /// What ended it, told once.
     fn take_fault(&mut self) -> Option<Fault>;
 
+    /// Gives back all requests that it has not answered, when it is not called any more.
+    fn take_requests(&mut self, take: &mut dyn FnMut(u32, &Checked));
+
     /// Its transfers that are under way.
     fn under_way(&self) -> u32 {
         0
@@ -35,9 +38,11 @@ pub(super) struct Supervisor {
     place: Place,
     /// The instance; `None` where there is none to be called.
     running: Option<Box<dyn Running + Send>>,
-    /// Requests without an answer, by slot.
+    /// Requests without an answer that no instance has, by slot.
     unanswered: Box<[Option<Checked>]>,
-    /// The instance was at fault; the next may begin at this time.
+    /// The instance is not called any more.
+    has_ended: bool,
+    /// When the next may begin.
     restart_at: Option<Instant>,
     /// Faults one soon after the other.
     faults: u32,
@@ -52,6 +57,7 @@ impl Supervisor {
             geometry: begun.geometry,
             place: begun.place,
             running: Some(begun.running),
+            has_ended: false,
             restart_at: None,
             faults: 0,
             last_fault: None,
@@ -86,6 +92,25 @@ impl Supervisor {
         self.restart_at = Some(now + delay);
     }
 
+    /// The instance is not called any more: its requests are ours.
+    fn end(&mut self) {
+        self.has_ended = true;
+        let unanswered = &mut self.unanswered;
+        if let Some(running) = &mut self.running {
+            running.take_requests(&mut |slot, request| {
+                if let Some(place) = unanswered.get_mut(slot as usize) {
+                    *place = Some(*request);
+                }
+            });
+        }
+    }
+
+    fn keep(&mut self, slot: u32, request: &Checked) {
+        if let Some(place) = self.unanswered.get_mut(slot as usize) {
+            *place = Some(*request);
+        }
+    }
+
     /// After a fault: gives up, or begins the next instance when it is time.
     fn go_on(&mut self, output: &mut Output) -> Next {
         if self.opener.health.has_failed() {
@@ -117,12 +142,13 @@ impl Supervisor {
         self.restart_at = None;
         self.opener.health.count_restart();
         info!("the next instance of the guest serves");
-        for (slot, request) in (0..).zip(&self.unanswered) {
-            if let Some(request) = request {
-                running.submit(slot, request);
+        for (slot, request) in (0..).zip(&mut self.unanswered) {
+            if let Some(request) = request.take() {
+                running.submit(slot, &request);
             }
         }
         self.running = Some(running);
+        self.has_ended = false;
         Next::Again
     }
 
@@ -143,15 +169,10 @@ impl Supervisor {
 
 impl Target for Supervisor {
     fn submit(&mut self, slot: u32, request: &Checked) {
-        if let Some(place) = self.unanswered.get_mut(slot as usize) {
-            *place = Some(*request);
-        }
         // What has ended takes no more.
-        if let Some(running) = &mut self.running
-            && self.restart_at.is_none()
-            && !self.opener.health.has_failed()
-        {
-            running.submit(slot, request);
+        match &mut self.running {
+            Some(running) if !self.has_ended => running.submit(slot, request),
+            _ => self.keep(slot, request),
         }
     }
 
@@ -162,20 +183,18 @@ impl Target for Supervisor {
     }
 
     fn poll(&mut self, output: &mut Output) -> Next {
-        if self.restart_at.is_some() || self.opener.health.has_failed() {
-            return self.go_on(output);
-        }
-        let Some(running) = &mut self.running else {
+        let failed = self.opener.health.has_failed();
+        let Some(running) = self.running.as_mut().filter(|_| !self.has_ended && !failed) else {
+            if !self.has_ended {
+                self.end();
+            }
             return self.go_on(output);
         };
-        let before = output.answers.len();
         let next = running.poll(output);
-        for answer in &output.answers[before..] {
-            self.unanswered[answer.slot as usize] = None;
-        }
         match running.take_fault() {
             None => next,
             Some(fault) => {
+                self.end();
                 self.at_fault(&fault);
                 self.go_on(output)
             }
