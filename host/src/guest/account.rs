@@ -341,7 +341,6 @@ impl Account {
     /// Where it has kept one for too long.
     pub fn check_kept(&mut self, busy: bool, idle: bool) -> Result<(), Breach> {
         if self.held == 0 {
-            self.periods.stop();
             return Ok(());
         }
         let waits = self.under_way > 0 || !self.timers.is_empty() || !self.ended.is_empty();
@@ -371,9 +370,13 @@ impl Account {
         if !self.ended.is_empty() {
             return Next::Again;
         }
-        match (self.timers.peek(), self.periods.end()) {
-            (Some(Reverse((due, _))), Some(end)) => Next::At(*due.min(&end)),
-            (Some(Reverse((due, _))), None) => Next::At(*due),
+        let due = self.timers.peek().map(|Reverse((due, _))| *due);
+        let end = self.periods.end().filter(|_| self.held > 0);
+        match (due, end) {
+            (Some(due), Some(end)) => Next::At(due.min(end)),
+            (Some(due), None) => Next::At(due),
+            // What ends will tell.
+            (None, _) if self.under_way > 0 => Next::Submitted,
             (None, Some(_)) => Next::Within(self.periods.length()),
             (None, None) => Next::Submitted,
         }

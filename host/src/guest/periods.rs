@@ -28,7 +28,7 @@ impl Periods {
         self.number
     }
 
-    /// When this one ends, where somebody waits for it.
+    /// When this one ends, once there has been one. Where nobody waited for that, it may have been long ago.
     pub(super) fn end(&self) -> Option<Instant> {
         self.end
     }
@@ -36,11 +36,6 @@ impl Periods {
     /// How long they are.
     pub(super) fn length(&self) -> Duration {
         self.length
-    }
-
-    /// Nobody waits for the end of this one.
-    pub(super) fn stop(&mut self) {
-        self.end = None;
     }
 
     /// Whether one ends now, and the next begins. The clock is not looked at in every call, as in some
