@@ -45,7 +45,7 @@ pub async fn each<A, B>(first: impl Future<Output = A>, second: impl Future<Outp
     .await
 }
 
-/// Waits for all; gives the first error. It takes memory for them: for one alone, there is no need of it.
+/// Waits for all; gives the first error. It takes memory for them, where there is more than one.
 ///
 /// # Errors
 ///
@@ -53,7 +53,15 @@ pub async fn each<A, B>(first: impl Future<Output = A>, second: impl Future<Outp
 pub async fn all<F: Future<Output = Result<(), Errno>>>(
     futures: impl IntoIterator<Item = F>,
 ) -> Result<(), Errno> {
-    let mut waiting: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
+    let mut futures = futures.into_iter();
+    let Some(first) = futures.next() else {
+        return Ok(());
+    };
+    let Some(second) = futures.next() else {
+        return first.await;
+    };
+    let futures = [first, second].into_iter().chain(futures);
+    let mut waiting: Vec<Pin<Box<F>>> = futures.map(Box::pin).collect();
     let mut outcome = Ok(());
     poll_fn(|context| {
         waiting.retain_mut(|future| match future.as_mut().poll(context) {

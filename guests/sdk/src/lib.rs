@@ -31,6 +31,8 @@ mod executor;
 mod join;
 mod mapper;
 mod operation;
+mod options;
+mod ranges;
 mod ring;
 mod size;
 mod store;
@@ -46,6 +48,8 @@ pub use disk::{Disk, Info};
 pub use executor::run_in_background;
 pub use join::{all, both, each};
 pub use mapper::Mapper;
+pub use options::Options;
+pub use ranges::{Held, Ranges};
 #[doc(hidden)]
 pub use ring::{Batches, Maps};
 pub use size::parse_size;
