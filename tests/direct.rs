@@ -1,6 +1,8 @@
 //! A guest without a frontend: requests go through the engine one at a time, as the frontends send them.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tests::paths;
@@ -12,7 +14,11 @@ use wasmblk::guest::{
 use wasmblk::serve::Engine;
 use wasmblk::stats::Stats;
 use wasmblk::store::{Grant, Stores};
-use wasmblk::sys::Blocking;
+use wasmblk::sys::{Artefact, Blocking};
+use wasmtime::Engine as Wasmtime;
+
+/// A guest that is compiled, with its stores: it can be opened many times.
+pub(crate) struct Prepared(Opener);
 
 /// An opened guest.
 pub(crate) struct Direct {
@@ -20,6 +26,20 @@ pub(crate) struct Direct {
     carrier: Blocking,
     pub(crate) geometry: Geometry,
     pub(crate) health: Arc<Health>,
+    /// Behind all that uses them.
+    _closed: Closed,
+}
+
+/// Stores that are closed when this is dropped: threads may have them for a moment longer than who started them.
+struct Closed(Arc<Stores>);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        let begin = Instant::now();
+        while Arc::strong_count(&self.0) > 1 && begin.elapsed() < Duration::from_secs(5) {
+            thread::sleep(Duration::from_micros(50));
+        }
+    }
 }
 
 /// What guests in these tests may use: little, so that a limit is reached soon.
@@ -27,6 +47,69 @@ const LIMITS: Limits = Limits {
     memory_bytes: 64 << 20,
     deadline: Duration::from_millis(500),
 };
+
+/// What all guests in these tests share.
+struct Common {
+    engine: Wasmtime,
+    clock: Clock,
+    compiled: Mutex<HashMap<String, Arc<Artefact>>>,
+}
+
+static COMMON: LazyLock<Common> = LazyLock::new(|| {
+    let engine = new_engine().expect("an engine");
+    Common {
+        clock: Clock::start(&engine).expect("a clock"),
+        engine,
+        compiled: Mutex::default(),
+    }
+});
+
+impl Common {
+    /// A guest's machine code, made once.
+    fn compiled(&self, name: &str) -> Result<Arc<Artefact>> {
+        let mut all = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(artefact) = all.get(name) {
+            return Ok(artefact.clone());
+        }
+        let source = Source::read(&paths::guest(name))?;
+        let artefact = Arc::new(compile(&self.engine, &source, None)?);
+        all.insert(name.to_owned(), artefact.clone());
+        Ok(artefact)
+    }
+}
+
+impl Prepared {
+    /// Compiles a guest from `guests/`, and opens the stores that it is granted, as `--store` has them.
+    pub(crate) fn new(name: &str, options: &[(&str, &str)], stores: &[String]) -> Result<Prepared> {
+        let Common { engine, clock, .. } = &*COMMON;
+        let artefact = COMMON.compiled(name)?;
+        let stores = Arc::new(Stores::open(&Grant::parse_all(stores)?)?);
+        let options: Vec<(String, String)> = options
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        Ok(Prepared(Opener {
+            guest: Arc::new(Guest::load(engine, &artefact, name, LIMITS, stores)?),
+            clock: clock.clone(),
+            health: Arc::default(),
+            options: options.into(),
+            tags: Tags {
+                queues: 1,
+                depth: 4,
+            },
+        }))
+    }
+
+    /// Makes an instance.
+    pub(crate) fn open(&self) -> Result<(Opened, Arc<Health>)> {
+        let health = Arc::new(Health::default());
+        let opener = Opener {
+            health: health.clone(),
+            ..self.0.clone()
+        };
+        Ok((opener.open()?, health))
+    }
+}
 
 impl Direct {
     /// Opens a guest from `guests/`.
@@ -40,28 +123,11 @@ impl Direct {
         options: &[(&str, &str)],
         stores: &[String],
     ) -> Result<Direct> {
-        let engine = new_engine()?;
-        let source = Source::read(&paths::guest(name))?;
-        let artefact = compile(&engine, &source, None)?;
-        let stores = Arc::new(Stores::open(&Grant::parse_all(stores)?)?);
-        let health = Arc::new(Health::default());
-        let options: Vec<(String, String)> = options
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
-        let opener = Opener {
-            guest: Arc::new(Guest::load(&engine, &artefact, name, LIMITS, stores)?),
-            clock: Clock::start(&engine)?,
-            health: health.clone(),
-            options: options.into(),
-            tags: Tags {
-                queues: 1,
-                depth: 4,
-            },
-        };
-        let opened = opener.open()?;
+        let (opened, health) = Prepared::new(name, options, stores)?.open()?;
         let carrier = Blocking::new(&opened.place).expect("threads");
+        let stores = opened.place.stores.clone();
         Ok(Direct {
+            _closed: Closed(stores),
             geometry: opened.geometry,
             opened,
             carrier,
@@ -77,44 +143,103 @@ impl Direct {
         data: &mut [u8],
         change: impl FnOnce(&mut Request),
     ) -> std::result::Result<(), Errno> {
-        let mut request = Request {
-            op,
-            offset,
-            length: u32::try_from(data.len()).expect("short"),
-            fua: false,
-            may_discard: false,
-        };
-        change(&mut request);
-        let Opened { target, place, .. } = &mut self.opened;
-        let (slots, carrier) = (&place.slots, &mut self.carrier);
-        let stats = Stats::default();
-        let mut engine = Engine::new(self.geometry, &mut **target, slots.count(), &stats);
-        slots.put(1, 0, data);
-        engine.begin(1, request)?;
-        let (mut answer, begin) = (None, Instant::now());
-        loop {
-            assert!(
-                begin.elapsed() < Duration::from_secs(30),
-                "it has no answer"
-            );
-            let next = engine.poll(|slot, result| {
-                assert_eq!(slot, 1, "the request that was sent");
-                answer = Some(result);
-            });
-            if answer.is_some() {
-                break;
-            }
-            for (token, transfer) in engine.transfers() {
-                carrier.begin(token, &transfer).expect("it begins");
-            }
-            let wait = next.wait().unwrap_or(Duration::from_secs(5));
-            let mut ended = |token, ended| engine.ended(token, ended);
-            carrier.wait(wait, &mut ended).expect("it waits");
+        let mut sent = Sent::new(op, offset, data);
+        change(&mut sent.request);
+        run(
+            &mut self.opened,
+            &mut self.carrier,
+            std::slice::from_mut(&mut sent),
+            &mut Nobody,
+        );
+        sent.result.expect("it is answered")
+    }
+}
+
+/// A request that is sent, and its answer.
+pub(crate) struct Sent<'a> {
+    pub(crate) request: Request,
+    /// Goes there and comes back.
+    pub(crate) data: &'a mut [u8],
+    pub(crate) result: Option<std::result::Result<(), Errno>>,
+}
+
+impl Sent<'_> {
+    /// One of the length of `data`.
+    pub(crate) fn new(op: Op, offset: u64, data: &mut [u8]) -> Sent<'_> {
+        Sent {
+            request: Request {
+                op,
+                offset,
+                length: u32::try_from(data.len()).expect("short"),
+                fua: false,
+                may_discard: false,
+            },
+            data,
+            result: None,
         }
-        let bytes = answer.expect("the loop's end")?;
-        assert_eq!(bytes, request.length);
-        slots.get(1, 0, data);
-        Ok(())
+    }
+}
+
+/// Who looks on while requests are carried out.
+pub(crate) trait Watch<C> {
+    /// A request is answered.
+    fn answered(&mut self, sent: &Sent<'_>);
+    /// Transfers were begun or have ended.
+    fn waited(&mut self, carrier: &mut C);
+}
+
+struct Nobody;
+
+impl<C> Watch<C> for Nobody {
+    fn answered(&mut self, _: &Sent<'_>) {}
+    fn waited(&mut self, _: &mut C) {}
+}
+
+/// Sends requests, at most 4 at a time, and waits until all are answered.
+pub(crate) fn run<C: Carrier>(
+    opened: &mut Opened,
+    carrier: &mut C,
+    sent: &mut [Sent<'_>],
+    watch: &mut dyn Watch<C>,
+) {
+    let Opened {
+        target,
+        place,
+        geometry,
+    } = opened;
+    let slots = &place.slots;
+    let stats = Stats::default();
+    let mut engine = Engine::new(*geometry, &mut **target, slots.count(), &stats);
+    for (slot, one) in (0..).zip(&mut *sent) {
+        slots.put(slot, 0, one.data);
+        if let Err(errno) = engine.begin(slot, one.request) {
+            one.result = Some(Err(errno));
+        }
+    }
+    let begin = Instant::now();
+    loop {
+        let has_time = begin.elapsed() < Duration::from_secs(30);
+        assert!(has_time, "they have no answer");
+        let next = engine.poll(|slot, result| {
+            let one = &mut sent[slot as usize];
+            assert!(one.result.is_none(), "one answer");
+            if let Ok(bytes) = result {
+                assert_eq!(bytes, one.request.length);
+                slots.get(slot, 0, one.data);
+            }
+            one.result = Some(result.map(drop));
+            watch.answered(one);
+        });
+        for (token, transfer) in engine.transfers() {
+            carrier.begin(token, &transfer).expect("it begins");
+        }
+        if sent.iter().all(|one| one.result.is_some()) {
+            return;
+        }
+        let wait = next.wait().unwrap_or(Duration::from_secs(5));
+        let mut ended = |token, ended| engine.ended(token, ended);
+        carrier.wait(wait, &mut ended).expect("it waits");
+        watch.waited(carrier);
     }
 }
 

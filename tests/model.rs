@@ -21,7 +21,7 @@ use crate::nbd_server::{Framing, Raw, Server, flagged};
 
 /// One step of a random use of a disk of 256 blocks of 512 bytes.
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     Read(u64, u64),
     Write(u64, u64, u8, bool),
     Discard(u64, u64),
@@ -29,12 +29,12 @@ enum Step {
     Flush,
 }
 
-const BLOCKS: u64 = 256;
+pub(crate) const BLOCKS: u64 = 256;
 
 /// Guests of each contract that remember what is written; `file` does as well, in a store.
 const CONTRACTS: [&str; 3] = ["memory", "memory-device", "memory-c"];
 
-fn step() -> impl Strategy<Value = Step> {
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     let range = || (0..BLOCKS).prop_flat_map(|at| (Just(at), 1..=BLOCKS - at));
     prop_oneof![
         range().prop_map(|(at, blocks)| Step::Read(at, blocks)),
@@ -47,7 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Bytes of so many blocks.
-fn size(blocks: u64) -> usize {
+pub(crate) fn size(blocks: u64) -> usize {
     usize::try_from(blocks * 512).expect("short")
 }
 
@@ -70,7 +70,7 @@ fn run(disk: &mut dyn Backend, model: &mut [u8], step: &Step) {
                 .expect("write");
         }
         Step::Discard(at, blocks) => {
-            // This guest reads discarded blocks as zeros.
+            // These disks read discarded blocks as zeros.
             model[bytes(at, blocks)].fill(0);
             disk.discard(at * 512, length(blocks)).expect("discard");
         }
@@ -84,7 +84,7 @@ fn run(disk: &mut dyn Backend, model: &mut [u8], step: &Step) {
 }
 
 /// Does all steps, and compares the whole disk at the end.
-fn run_all(disk: &mut dyn Backend, steps: &[Step]) {
+pub(crate) fn run_all(disk: &mut dyn Backend, steps: &[Step]) {
     let mut model = vec![0; size(BLOCKS)];
     disk.write_zeroes(0, 512 * 256, true).expect("all zeros");
     for step in steps {

@@ -17,9 +17,28 @@ impl Backing {
     /// Where that is not possible.
     #[must_use]
     pub fn new(name: &str, bytes: u64) -> Backing {
+        Backing::within(&env::temp_dir(), name, bytes)
+    }
+
+    /// Makes one of so many bytes, in memory where the system has a place for that.
+    ///
+    /// # Panics
+    ///
+    /// As [`Backing::new`].
+    #[must_use]
+    pub fn in_memory(name: &str, bytes: u64) -> Backing {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() {
+            Backing::within(memory, name, bytes)
+        } else {
+            Backing::new(name, bytes)
+        }
+    }
+
+    fn within(folder: &Path, name: &str, bytes: u64) -> Backing {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let (process, count) = (std::process::id(), COUNT.fetch_add(1, Relaxed));
-        let path = env::temp_dir().join(format!("wasmblk-store-{name}-{process}-{count}"));
+        let path = folder.join(format!("wasmblk-store-{name}-{process}-{count}"));
         let file = File::create(&path).expect("a file can be made");
         file.set_len(bytes).expect("a file can be long");
         Backing(path)
