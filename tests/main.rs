@@ -12,6 +12,7 @@ mod geometry;
 mod guest;
 mod lies;
 mod lifecycle;
+mod mappers;
 mod model;
 mod nbd;
 mod nbd_extended;
