@@ -183,7 +183,7 @@ impl Sent<'_> {
 /// Who looks on while requests are carried out.
 pub(crate) trait Watch<C> {
     /// A request is answered.
-    fn answered(&mut self, sent: &Sent<'_>);
+    fn answered(&mut self, slot: usize, sent: &Sent<'_>);
     /// Transfers were begun or have ended.
     fn waited(&mut self, carrier: &mut C);
 }
@@ -191,7 +191,7 @@ pub(crate) trait Watch<C> {
 struct Nobody;
 
 impl<C> Watch<C> for Nobody {
-    fn answered(&mut self, _: &Sent<'_>) {}
+    fn answered(&mut self, _: usize, _: &Sent<'_>) {}
     fn waited(&mut self, _: &mut C) {}
 }
 
@@ -228,7 +228,7 @@ pub(crate) fn run<C: Carrier>(
                 slots.get(slot, 0, one.data);
             }
             one.result = Some(result.map(drop));
-            watch.answered(one);
+            watch.answered(slot as usize, one);
         });
         for (token, transfer) in engine.transfers() {
             carrier.begin(token, &transfer).expect("it begins");

@@ -3,6 +3,7 @@
 mod account;
 mod cli;
 mod codec;
+mod crash;
 mod data;
 mod direct;
 mod examples;

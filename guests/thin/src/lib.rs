@@ -1,0 +1,103 @@
+//! `thin`: disks that take room from a common store as they are written to, and give it back. Together they may
+//! be larger than the store; when that is full, writes that need room fail with "no space".
+//!
+//! Store: `pool` the room of all volumes. One of them is served at a time, as a store has one user.
+//! Options: `volume=N` the number of the disk; `size` its size, when it is made, or to make it larger;
+//! `delete=N` a volume to be deleted before; `chunk` bytes that are taken at a time (64K), fixed when the pool is
+//! made; `block` the logical block in bytes (512); `format=yes` lets it overwrite a pool that is neither empty nor
+//! its own.
+//! Memory: 8 bytes for each chunk of the pool, and 4 for each of the volume.
+//!
+//! The pool begins with a record ([`Twin`]): the volumes, each with its size and its *birth*, a number that no
+//! other volume of the pool ever had. Then there is a number for each chunk of the pool ([`Table`]): whose it is
+//! (birth and place in the volume), or 0. So a volume is deleted by its line in the record: its birth is of nobody
+//! then. A chunk that was given back is used again when the table without it is durable; until then only its own
+//! place may have it again.
+
+mod pool;
+mod volume;
+
+use wasmblk_durable::Chunks;
+use wasmblk_guest::{Data, Errno, Info, Mapper, OpenError, Options, Store, export_mapper};
+
+use pool::Pool;
+use volume::Volume;
+
+struct Thin(Chunks<Volume>);
+
+fn number(options: Options<'_>, key: &str) -> Result<Option<u32>, OpenError> {
+    let Some(value) = options.last(key) else {
+        return Ok(None);
+    };
+    let number = value.parse().ok().filter(|number| *number > 0);
+    number
+        .map(Some)
+        .ok_or_else(|| OpenError::BadOption(format!("{key}={value}: expected a number from 1 on")))
+}
+
+impl Mapper for Thin {
+    fn open(options: &[(String, String)]) -> Result<(Thin, Info), OpenError> {
+        let known = ["volume", "size", "delete", "chunk", "block", "format"];
+        let options = Options::new("thin", &known, options)?;
+        let block = options.block()?;
+        let missing = || OpenError::BadOption("'volume' is missing: give --set volume=1".into());
+        let volume = number(options, "volume")?.ok_or_else(missing)?;
+        let store = Store::need("pool")?;
+        if store.read_only {
+            let text = "the store 'pool' is read-only: grant it without ':ro'";
+            return Err(OpenError::BadOption(text.into()));
+        }
+        let size = options.size("size")?;
+        if let Some(size) = size.filter(|size| *size == 0 || !size.is_multiple_of(block.into())) {
+            return Err(OpenError::BadOption(format!(
+                "size={size}: expected a multiple of {block}, such as 10G"
+            )));
+        }
+        let mut pool = Pool::open(store, options)?;
+        match number(options, "delete")? {
+            Some(deleted) if deleted == volume => {
+                let text =
+                    format!("delete={deleted}: this is the volume to be served; name another");
+                return Err(OpenError::BadOption(text));
+            }
+            Some(deleted) => pool.delete(deleted),
+            None => {}
+        }
+        let (birth, size_bytes) = pool.volume(volume, size)?;
+        pool.save()?;
+        let map = Volume::open(&pool, birth, size_bytes)?;
+        let info = Info {
+            logical_block_bytes: block,
+            physical_block_bytes: store.block_bytes.max(block),
+            max_transfer_bytes: 1 << 20,
+            discard_granularity_bytes: pool.chunk_bytes as u32,
+            max_discard_bytes: 1 << 30,
+            max_write_zeroes_bytes: 1 << 30,
+            ..Info::new(size_bytes)
+        };
+        let sizes = (pool.chunk_bytes, size_bytes);
+        Ok((Thin(Chunks::new(map, store, None, sizes)), info))
+    }
+
+    async fn read(&self, offset: u64, data: Data) -> Result<(), Errno> {
+        self.0.read(offset, data).await
+    }
+
+    async fn write(&self, offset: u64, data: Data, _fua: bool) -> Result<(), Errno> {
+        self.0.write(offset, data).await
+    }
+
+    async fn flush(&self) -> Result<(), Errno> {
+        self.0.flush().await
+    }
+
+    async fn discard(&self, offset: u64, length: u32) -> Result<(), Errno> {
+        self.0.discard(offset, length).await
+    }
+
+    async fn write_zeroes(&self, offset: u64, length: u32, may: bool) -> Result<(), Errno> {
+        self.0.write_zeroes(offset, length, may).await
+    }
+}
+
+export_mapper!(Thin);

@@ -1,0 +1,124 @@
+//! Carries transfers out one at a time, in any order.
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use wasmblk::block::{Carrier, Ended, Errno, Memory, Transfer, Work};
+use wasmblk::sys::Place;
+
+use super::medium::Medium;
+use super::random::Random;
+
+pub(super) struct Power {
+    place: Place,
+    pub(super) media: Vec<Medium>,
+    /// With how much was written when each began.
+    pending: Vec<(u32, Transfer, u64)>,
+    random: Random,
+}
+
+impl Power {
+    pub(super) fn new(place: Place, media: Vec<Medium>, seed: u64) -> Power {
+        Power {
+            place,
+            media,
+            pending: Vec::new(),
+            random: Random(seed),
+        }
+    }
+
+    /// The bytes that a transfer takes from memory.
+    fn taken(&self, transfer: &Transfer) -> Vec<u8> {
+        let mut data = vec![0; transfer.length as usize];
+        match transfer.memory {
+            Memory::Nowhere | Memory::Zeros => {}
+            Memory::Request(tag, at) => self.place.slots.get(tag, at as usize, &mut data),
+            Memory::Arena(at) => {
+                let arena = self.place.arena.as_ref().expect("it has one");
+                let words = arena.records::<1>(at as usize, data.len() / 8);
+                for (bytes, [word]) in data.chunks_mut(8).zip(words) {
+                    bytes.copy_from_slice(&word.to_le_bytes());
+                }
+            }
+        }
+        data
+    }
+
+    /// The bytes that a transfer puts into memory.
+    fn put(&self, transfer: &Transfer, data: &[u8]) {
+        match transfer.memory {
+            Memory::Nowhere | Memory::Zeros => {}
+            Memory::Request(tag, at) => self.place.slots.put(tag, at as usize, data),
+            Memory::Arena(at) => {
+                let arena = self.place.arena.as_ref().expect("it has one");
+                for (place, bytes) in (at as usize..).step_by(8).zip(data.chunks(8)) {
+                    let word = u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
+                    arena.put(place, &[word]);
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, transfer: &Transfer, mark: u64) -> Ended {
+        let Transfer { offset, length, .. } = *transfer;
+        if matches!(transfer.work, Work::Fill | Work::CopyIn | Work::CopyOut) {
+            self.place.copy(transfer);
+            return Ok(length);
+        }
+        let data = self.taken(transfer);
+        let medium = &mut self.media[usize::from(transfer.store)];
+        if medium.fails {
+            return Err(Errno::EIO);
+        }
+        match transfer.work {
+            Work::Read => {
+                let data = medium.read(offset, length as usize);
+                self.put(transfer, &data);
+            }
+            Work::Flush => medium.flush(mark),
+            Work::Write { durable: true } => medium.write_durable(offset, &data),
+            _ => medium.write(offset, data),
+        }
+        Ok(length)
+    }
+
+    /// What a power cut now may leave of each store.
+    pub(super) fn cut(&self, random: &mut Random) -> Vec<Vec<u8>> {
+        let images = (0..).zip(&self.media).map(|(number, medium)| {
+            let writes = self.pending.iter().filter(|(_, transfer, _)| {
+                let changes = !matches!(
+                    transfer.work,
+                    Work::Read | Work::Flush | Work::Fill | Work::CopyIn | Work::CopyOut
+                );
+                changes && transfer.store == number
+            });
+            let under_way: Vec<_> = writes
+                .map(|(_, transfer, _)| (transfer.offset, self.taken(transfer)))
+                .collect();
+            medium.cut(&under_way, random)
+        });
+        images.collect()
+    }
+}
+
+impl Carrier for Power {
+    fn begin(&mut self, token: u32, transfer: &Transfer) -> io::Result<()> {
+        let medium = self.media.get(usize::from(transfer.store));
+        let mark = medium.map_or(0, Medium::mark);
+        self.pending.push((token, *transfer, mark));
+        Ok(())
+    }
+
+    fn wait(&mut self, timeout: Duration, ended: &mut dyn FnMut(u32, Ended)) -> io::Result<()> {
+        if self.pending.is_empty() {
+            thread::sleep(timeout);
+            return Ok(());
+        }
+        let next = self.random.index(self.pending.len());
+        let (token, transfer, mark) = self.pending.swap_remove(next);
+        let result = self.carry_out(&transfer, mark);
+        ended(token, result);
+        Ok(())
+    }
+}

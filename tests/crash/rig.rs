@@ -1,0 +1,258 @@
+//! Runs a guest over stores whose power is cut.
+
+use std::sync::Arc;
+
+use tests::backing::Backing;
+use wasmblk::block::{Op, Request};
+use wasmblk::guest::{Health, Opened};
+
+use crate::direct::{Prepared, Sent, Watch, run};
+
+use super::carrier::Power;
+use super::medium::Medium;
+use super::oracle::{Begun, Oracle, fill};
+use super::random::Random;
+
+/// A guest, and what it is tested with.
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    pub(super) options: &'static [(&'static str, &'static str)],
+    /// Names and sizes.
+    pub(super) stores: &'static [(&'static str, u64)],
+    pub(super) size_bytes: u64,
+    /// What all sectors are at first.
+    pub(super) first_stamp: u64,
+}
+
+/// The guest with its stores.
+pub(super) struct Rig {
+    prepared: Prepared,
+    pub(super) files: Vec<Backing>,
+    sectors: u64,
+    first_stamp: u64,
+    stamps: u64,
+}
+
+/// One life of the guest, from when it opens to when the power is cut.
+pub(super) struct Life {
+    pub(super) opened: Opened,
+    pub(super) carrier: Power,
+    pub(super) health: Arc<Health>,
+}
+
+/// Requests that are sent at a time.
+const BATCH_MAX: u64 = 3;
+/// Lives follow one another, as each batch is the last of one so often.
+const BATCHES_OF_LIFE: u64 = 30;
+/// Moments at which the power may be cut, of which it is at one.
+const MOMENTS: u64 = 12;
+
+impl Rig {
+    pub(super) fn new(case: &Case) -> Rig {
+        let made = case.stores.iter().map(|(name, bytes)| {
+            let backing = Backing::in_memory(name, *bytes);
+            let grant = backing.grant(name, "");
+            (backing, grant)
+        });
+        let (files, grants): (Vec<Backing>, Vec<String>) = made.unzip();
+        let prepared = Prepared::new(case.name, case.options, &grants);
+        Rig {
+            prepared: prepared.unwrap_or_else(|why| panic!("{}", why.chain())),
+            files,
+            sectors: case.size_bytes / 512,
+            first_stamp: case.first_stamp,
+            stamps: case.first_stamp,
+        }
+    }
+
+    pub(super) fn open(&self, seed: u64) -> Life {
+        let opened = self.prepared.open();
+        let (opened, health) = opened.unwrap_or_else(|why| panic!("{}", why.chain()));
+        assert_eq!(opened.geometry.size_bytes, self.sectors * 512);
+        let media = self.files.iter().map(Medium::new).collect();
+        Life {
+            carrier: Power::new(opened.place.clone(), media, seed),
+            opened,
+            health,
+        }
+    }
+
+    /// Uses the guest, and cuts the power so many times, at random moments and behind flushes.
+    pub(super) fn cut_at_random(&mut self, seed: u64, cuts: u32) {
+        let mut random = Random(seed);
+        let mut oracle = Oracle::new(self.sectors, self.first_stamp);
+        let mut life = self.open(random.next());
+        let mut done = 0;
+        while done < cuts {
+            let flushed = self.batch(&mut life, &mut oracle, &mut random, Some(&mut done));
+            if flushed {
+                self.check_cut(&life.carrier, &oracle, &mut random);
+                done += 1;
+            }
+            if random.one_in(BATCHES_OF_LIFE) {
+                for (medium, image) in life.carrier.media.iter().zip(life.carrier.cut(&mut random))
+                {
+                    medium.put(&image);
+                }
+                life = self.open(random.next());
+                self.look(&mut life, &mut oracle);
+                done += 1;
+            }
+        }
+    }
+
+    /// Sends some requests at a time. Says whether a flush was among them.
+    pub(super) fn batch(
+        &mut self,
+        life: &mut Life,
+        oracle: &mut Oracle,
+        random: &mut Random,
+        cuts: Option<&mut u32>,
+    ) -> bool {
+        let count = 1 + random.below(BATCH_MAX);
+        let mut asked: Vec<(Request, Vec<u8>)> = (0..count).map(|_| self.request(random)).collect();
+        let mut flushed = false;
+        let mut begun = Vec::new();
+        let mut sent = Vec::new();
+        for (request, data) in &mut asked {
+            flushed |= request.op == Op::Flush;
+            begun.push(begin(oracle, request, data));
+            let mut one = Sent::new(request.op, request.offset, data);
+            one.request = *request;
+            sent.push(one);
+        }
+        let mut watcher = Watcher {
+            rig: self,
+            oracle,
+            random,
+            begun,
+            cuts,
+        };
+        run(&mut life.opened, &mut life.carrier, &mut sent, &mut watcher);
+        assert!(!life.health.has_failed(), "the guest has failed");
+        flushed
+    }
+
+    fn request(&mut self, random: &mut Random) -> (Request, Vec<u8>) {
+        let op = match random.below(20) {
+            0..11 => Op::Write,
+            11..14 => Op::Flush,
+            14..16 => Op::Discard,
+            16..18 => Op::WriteZeroes,
+            _ => Op::Read,
+        };
+        let longest = if random.one_in(6) { self.sectors } else { 24 };
+        let sector = random.below(self.sectors);
+        let count = 1 + random.below(longest.min(self.sectors - sector));
+        let bytes = usize::try_from(count * 512).expect("short");
+        let mut request = Request {
+            op,
+            offset: sector * 512,
+            length: u32::try_from(bytes).expect("short"),
+            fua: op == Op::Write && random.one_in(6),
+            may_discard: op == Op::WriteZeroes && random.one_in(2),
+        };
+        let mut data = vec![];
+        match op {
+            Op::Write => {
+                self.stamps += 1;
+                data.resize(bytes, 0);
+                fill(&mut data, sector, self.stamps);
+            }
+            Op::Read => data.resize(bytes, 0xee),
+            Op::Flush => (request.offset, request.length) = (0, 0),
+            Op::Discard | Op::WriteZeroes => {}
+        }
+        (request, data)
+    }
+
+    /// Reads everything: twice the same, and nothing that cannot be.
+    pub(super) fn look(&self, life: &mut Life, oracle: &mut Oracle) {
+        let content = self.content(life);
+        oracle.after_cut(&content);
+        assert!(
+            content == self.content(life),
+            "it reads otherwise the second time"
+        );
+    }
+
+    pub(super) fn content(&self, life: &mut Life) -> Vec<u8> {
+        let mut data = vec![0xee; usize::try_from(self.sectors * 512).expect("short")];
+        let mut sent = [Sent::new(Op::Read, 0, &mut data)];
+        run(&mut life.opened, &mut life.carrier, &mut sent, &mut Blind);
+        assert_eq!(sent[0].result, Some(Ok(())));
+        data
+    }
+
+    /// Cuts the power of a life as it is now, uses what is left, and lets the life go on as if nothing had been.
+    fn check_cut(&mut self, carrier: &Power, oracle: &Oracle, random: &mut Random) {
+        let before: Vec<Vec<u8>> = carrier.media.iter().map(Medium::content).collect();
+        for (medium, image) in carrier.media.iter().zip(carrier.cut(random)) {
+            medium.put(&image);
+        }
+        let mut oracle = oracle.clone();
+        let mut life = self.open(random.next());
+        self.look(&mut life, &mut oracle);
+        for _ in 0..2 {
+            self.batch(&mut life, &mut oracle, random, None);
+        }
+        drop(life);
+        for (medium, content) in carrier.media.iter().zip(before) {
+            medium.put(&content);
+        }
+    }
+}
+
+/// Tells the oracle of a request.
+fn begin(oracle: &mut Oracle, request: &Request, data: &[u8]) -> Begun {
+    let begun = oracle.begin(request.offset / 512, u64::from(request.length) / 512);
+    match request.op {
+        Op::Write => {
+            let stamp = u64::from_le_bytes(data[..8].try_into().expect("8 bytes"));
+            oracle.changes(begun, stamp, true);
+        }
+        Op::Discard => oracle.changes(begun, 0, false),
+        Op::WriteZeroes => oracle.changes(begun, 0, true),
+        Op::Read | Op::Flush => {}
+    }
+    begun
+}
+
+/// Tells the oracle of answers, and cuts the power now and then.
+struct Watcher<'a> {
+    rig: &'a mut Rig,
+    oracle: &'a mut Oracle,
+    random: &'a mut Random,
+    begun: Vec<Begun>,
+    cuts: Option<&'a mut u32>,
+}
+
+impl Watch<Power> for Watcher<'_> {
+    fn answered(&mut self, slot: usize, sent: &Sent<'_>) {
+        let begun = self.begun[slot];
+        let done = sent.result == Some(Ok(()));
+        match sent.request.op {
+            Op::Read if done => self.oracle.read(begun, sent.data),
+            Op::Flush if done => self.oracle.flushed(begun),
+            Op::Read | Op::Flush => panic!("{:?}: {:?}", sent.request, sent.result),
+            _ => self.oracle.changed(begun, done, sent.request.fua),
+        }
+    }
+
+    fn waited(&mut self, carrier: &mut Power) {
+        if let Some(cuts) = &mut self.cuts
+            && self.random.one_in(MOMENTS)
+        {
+            self.rig.check_cut(carrier, self.oracle, self.random);
+            **cuts += 1;
+        }
+    }
+}
+
+/// Sees nothing.
+struct Blind;
+
+impl Watch<Power> for Blind {
+    fn answered(&mut self, _: usize, _: &Sent<'_>) {}
+    fn waited(&mut self, _: &mut Power) {}
+}
