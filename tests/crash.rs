@@ -9,7 +9,8 @@ mod rig;
 
 use tests::backing::Backing;
 
-use oracle::fill;
+use oracle::{Oracle, fill};
+use random::Random;
 use rig::{Case, Rig};
 
 #[test]
@@ -40,6 +41,7 @@ fn cow(size_bytes: u64, stores: &'static [(&'static str, u64)]) -> Case {
         stores,
         size_bytes,
         first_stamp: 1,
+        legs: 0,
     }
 }
 
@@ -51,6 +53,7 @@ fn thin_survives_power_cuts() {
         stores: &[("pool", 100 << 10)],
         size_bytes: 96 << 10,
         first_stamp: 0,
+        legs: 0,
     };
     Rig::new(&case).cut_at_random(12, 1500);
     // A table of two sectors.
@@ -61,6 +64,102 @@ fn thin_survives_power_cuts() {
         ..case
     };
     Rig::new(&case).cut_at_random(13, 500);
+}
+
+/// Where the data of a leg begins.
+const LEG_DATA: usize = 64 << 10;
+
+const MIRROR: Case = Case {
+    name: "mirror",
+    options: &[
+        ("legs", "a,b"),
+        ("region", "8K"),
+        ("rate", "1G"),
+        ("calm-ms", "1"),
+        ("retry-ms", "1"),
+    ],
+    stores: &[("a", 160 << 10), ("b", 160 << 10)],
+    size_bytes: 96 << 10,
+    first_stamp: 0,
+    legs: 2,
+};
+
+#[test]
+fn mirror_survives_power_cuts() {
+    Rig::new(&MIRROR).cut_at_random(14, 1500);
+}
+
+#[test]
+fn mirror_survives_power_cuts_while_legs_fail() {
+    let case = Case {
+        options: &[
+            ("legs", "a,b,c"),
+            ("region", "4K"),
+            ("rate", "1G"),
+            ("calm-ms", "1"),
+            ("retry-ms", "1"),
+        ],
+        stores: &[("a", 160 << 10), ("b", 160 << 10), ("c", 160 << 10)],
+        legs: 3,
+        ..MIRROR
+    };
+    let mut rig = Rig::new(&case);
+    rig.legs_fail = true;
+    rig.cut_at_random(15, 1500);
+}
+
+#[test]
+fn a_leg_that_failed_comes_back_with_all_data() {
+    let mut rig = Rig::new(&MIRROR);
+    let mut random = Random(16);
+    let mut oracle = Oracle::new(MIRROR.size_bytes / 512, 0);
+    let mut life = rig.open(1);
+    for round in 0..6 {
+        let failing = round % 2;
+        for fails in [true, false] {
+            life.carrier.media[failing].fails = fails;
+            for _ in 0..40 {
+                // What fails is a panic here: the other leg has all data.
+                rig.batch(&mut life, &mut oracle, &mut random, None);
+            }
+        }
+        rig.wait_until_equal(&mut life);
+    }
+    rig.look(&mut life, &mut oracle);
+}
+
+#[test]
+fn a_write_is_answered_when_the_other_leg_knows_who_lacks_it() {
+    let case = Case {
+        options: &[
+            ("legs", "a,b"),
+            ("region", "8K"),
+            ("rate", "1G"),
+            ("calm-ms", "1000000"),
+            ("retry-ms", "0"),
+        ],
+        ..MIRROR
+    };
+    let rig = Rig::new(&case);
+    let mut random = Random(17);
+    for round in 0..40 {
+        let mut life = rig.open(round);
+        // Until nothing goes on in the background; and all regions are known as dirty: a write needs no record
+        // for that.
+        for _ in 0..100 {
+            rig.content(&mut life);
+        }
+        life.carrier.media[usize::from(round % 2 == 1)].fails = true;
+        let mut data = [0; 4096];
+        fill(&mut data, 8 * round % 192, 1000 + round);
+        let at = 4096 * round % case.size_bytes;
+        rig.write_durable(&mut life, at, &mut data);
+        life.cut(&mut random);
+        let mut life = rig.open(round);
+        let content = rig.content(&mut life);
+        let at = usize::try_from(at).expect("short");
+        assert!(content[at..at + 4096] == data, "round {round}");
+    }
 }
 
 /// A file's content, replaced.

@@ -1,6 +1,7 @@
 //! Guests that map: each makes the same disk as a plain array, and says what is wrong with options and stores.
 
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, proptest};
@@ -28,6 +29,11 @@ const CASES: &[Case] = &[
         name: "stripe",
         options: &[("stores", "a,b"), ("chunk", "4K")],
         stores: &[("a", 64 << 10), ("b", (64 << 10) + 700)],
+    },
+    Case {
+        name: "mirror",
+        options: &[("legs", "a,b"), ("region", "16K"), ("calm-ms", "1")],
+        stores: &[("a", 192 << 10), ("b", 193 << 10)],
     },
     Case {
         name: "cow",
@@ -311,6 +317,85 @@ fn cow_and_thin_refuse_with_the_remedy() {
         (&[("volume", "1"), ("chunk", "4K")], "made with chunk=65536"),
     ];
     refusals("thin", &pool, wrong);
+}
+
+const MIRROR: &[(&str, &str)] = &[("legs", "a,b"), ("calm-ms", "1"), ("rate", "1G")];
+
+#[test]
+fn a_mirror_goes_on_without_a_leg_and_makes_it_equal_later() {
+    let (a, b) = (Backing::new("a", 1 << 20), Backing::new("b", 1 << 20));
+    let grants = [a.grant("a", ""), b.grant("b", "")];
+    let mut disk = open("mirror", MIRROR, &grants);
+    assert_eq!(disk.geometry.size_bytes, (1 << 20) - (64 << 10));
+    disk.write(4096, &[1; 4096], false).expect("write");
+    drop(disk);
+    let degraded = [MIRROR, &[("degraded", "yes")]].concat();
+    let mut disk = open("mirror", &degraded, &grants[..1]);
+    disk.write(8192, &[2; 4096], true).expect("write");
+    drop(disk);
+    let mut disk = open("mirror", &degraded, &grants);
+    let mut back = [0; 4096];
+    for _ in 0..2 {
+        disk.read(8192, &mut back).expect("read");
+        assert_eq!(back, [2; 4096], "never from the leg that lacks it");
+    }
+    let begin = Instant::now();
+    while a.content()[64 << 10..] != b.content()[64 << 10..] {
+        disk.read(0, &mut back).expect("read");
+        assert!(
+            begin.elapsed() < Duration::from_secs(10),
+            "it stays different"
+        );
+    }
+}
+
+#[test]
+fn legs_that_do_not_belong_together_are_refused() {
+    let size = 1 << 20;
+    let (a, b, c) = (
+        Backing::new("a", size),
+        Backing::new("b", size),
+        Backing::new("c", size),
+    );
+    let grants = [a.grant("a", ""), b.grant("b", "")];
+    drop(open("mirror", MIRROR, &grants));
+    let wrong: &[(&[(&str, &str)], &str)] = &[
+        (&[], "give --set legs=A,B"),
+        (&[("legs", "a")], "two to four names"),
+        (&[("legs", "a,b,a")], "two to four names"),
+        (&[("legs", "a,x")], "give --store x=PATH, or, to do without"),
+        (&[("legs", "b,a")], "give them in the order"),
+        (
+            &[("legs", "a,b,x"), ("degraded", "yes")],
+            "this mirror has 2 of them",
+        ),
+        (
+            &[("legs", "a,b"), ("region", "8K")],
+            "made with region=4194304",
+        ),
+        (&[("legs", "a,b"), ("rate", "0")], "some bytes a second"),
+        (&[("leg", "a")], "mirror knows: legs, block"),
+    ];
+    refusals("mirror", &grants, wrong);
+    let other = [c.grant("a", ""), b.grant("b", "")];
+    drop(open(
+        "mirror",
+        &[MIRROR, &[("id", "x")]].concat(),
+        &[c.grant("a", ""), Backing::new("d", size).grant("b", "")],
+    ));
+    refusals("mirror", &other, &[(MIRROR, "different mirrors")]);
+    // Each is used without the other.
+    let degraded = [MIRROR, &[("degraded", "yes")]].concat();
+    drop(open("mirror", &degraded, &grants[..1]));
+    drop(open("mirror", &degraded, &grants[1..]));
+    refusals(
+        "mirror",
+        &grants,
+        &[(&degraded, "were each used without the other")],
+    );
+    b.file().write_all_at(&[0; 8192], 0).expect("it is written");
+    let mut disk = open("mirror", MIRROR, &grants);
+    disk.read(0, &mut [0; 512]).expect("read");
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! Runs a guest over stores whose power is cut.
 
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tests::backing::Backing;
-use wasmblk::block::{Op, Request};
+use wasmblk::block::{Errno, Op, Request};
 use wasmblk::guest::{Health, Opened};
 
 use crate::direct::{Prepared, Sent, Watch, run};
 
+use super::LEG_DATA;
 use super::carrier::Power;
 use super::medium::Medium;
 use super::oracle::{Begun, Oracle, fill};
@@ -22,6 +25,8 @@ pub(super) struct Case {
     pub(super) size_bytes: u64,
     /// What all sectors are at first.
     pub(super) first_stamp: u64,
+    /// Its stores are the legs of a mirror.
+    pub(super) legs: usize,
 }
 
 /// The guest with its stores.
@@ -31,6 +36,9 @@ pub(super) struct Rig {
     sectors: u64,
     first_stamp: u64,
     stamps: u64,
+    legs: usize,
+    /// Now and then one of the legs fails.
+    pub(super) legs_fail: bool,
 }
 
 /// One life of the guest, from when it opens to when the power is cut.
@@ -46,6 +54,21 @@ const BATCH_MAX: u64 = 3;
 const BATCHES_OF_LIFE: u64 = 30;
 /// Moments at which the power may be cut, of which it is at one.
 const MOMENTS: u64 = 12;
+const EQUAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Life {
+    /// Cuts the power: what is left is in the files.
+    pub(super) fn cut(&self, random: &mut Random) {
+        put(&self.carrier, random);
+    }
+}
+
+/// Makes the files what a power cut may leave.
+fn put(carrier: &Power, random: &mut Random) {
+    for (medium, image) in carrier.media.iter().zip(carrier.cut(random)) {
+        medium.put(&image);
+    }
+}
 
 impl Rig {
     pub(super) fn new(case: &Case) -> Rig {
@@ -62,6 +85,8 @@ impl Rig {
             sectors: case.size_bytes / 512,
             first_stamp: case.first_stamp,
             stamps: case.first_stamp,
+            legs: case.legs,
+            legs_fail: false,
         }
     }
 
@@ -85,15 +110,18 @@ impl Rig {
         let mut done = 0;
         while done < cuts {
             let flushed = self.batch(&mut life, &mut oracle, &mut random, Some(&mut done));
+            if self.legs_fail {
+                let leg = random.index(self.legs);
+                for (place, medium) in life.carrier.media.iter_mut().enumerate() {
+                    medium.fails = place == leg && random.one_in(3);
+                }
+            }
             if flushed {
                 self.check_cut(&life.carrier, &oracle, &mut random);
                 done += 1;
             }
             if random.one_in(BATCHES_OF_LIFE) {
-                for (medium, image) in life.carrier.media.iter().zip(life.carrier.cut(&mut random))
-                {
-                    medium.put(&image);
-                }
+                life.cut(&mut random);
                 life = self.open(random.next());
                 self.look(&mut life, &mut oracle);
                 done += 1;
@@ -101,7 +129,7 @@ impl Rig {
         }
     }
 
-    /// Sends some requests at a time. Says whether a flush was among them.
+    /// Sends some requests at a time. Says whether one made something durable.
     pub(super) fn batch(
         &mut self,
         life: &mut Life,
@@ -115,7 +143,7 @@ impl Rig {
         let mut begun = Vec::new();
         let mut sent = Vec::new();
         for (request, data) in &mut asked {
-            flushed |= request.op == Op::Flush;
+            flushed |= request.op == Op::Flush || request.fua;
             begun.push(begin(oracle, request, data));
             let mut one = Sent::new(request.op, request.offset, data);
             one.request = *request;
@@ -184,17 +212,52 @@ impl Rig {
         data
     }
 
+    /// Writes what is durable when it is answered.
+    pub(super) fn write_durable(&self, life: &mut Life, offset: u64, data: &mut [u8]) {
+        let mut sent = Sent::new(Op::Write, offset, data);
+        sent.request.fua = true;
+        let mut sent = [sent];
+        run(&mut life.opened, &mut life.carrier, &mut sent, &mut Blind);
+        assert_eq!(sent[0].result, Some(Ok(())));
+    }
+
+    /// Reads now and then, until all legs of a mirror have the same.
+    pub(super) fn wait_until_equal(&self, life: &mut Life) {
+        let begin = Instant::now();
+        let data = |medium: &Medium| medium.content().split_off(LEG_DATA);
+        loop {
+            self.content(life);
+            let mut legs = life.carrier.media.iter().map(data);
+            let first = legs.next();
+            if legs.all(|leg| Some(leg) == first) && self.all_are_in(life) {
+                return;
+            }
+            assert!(begin.elapsed() < EQUAL_TIMEOUT, "the legs stay different");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether the newest record of the first leg says so of all.
+    fn all_are_in(&self, life: &Life) -> bool {
+        let content = life.carrier.media[0].content();
+        let generation = |record: &&[u8]| record[16..24].iter().rev().copied().collect::<Vec<u8>>();
+        let newest = content[..8192].chunks(4096).max_by_key(generation);
+        newest.is_some_and(|record| record[52..52 + self.legs].iter().all(|state| *state == 0))
+    }
+
     /// Cuts the power of a life as it is now, uses what is left, and lets the life go on as if nothing had been.
     fn check_cut(&mut self, carrier: &Power, oracle: &Oracle, random: &mut Random) {
         let before: Vec<Vec<u8>> = carrier.media.iter().map(Medium::content).collect();
-        for (medium, image) in carrier.media.iter().zip(carrier.cut(random)) {
-            medium.put(&image);
-        }
+        put(carrier, random);
         let mut oracle = oracle.clone();
         let mut life = self.open(random.next());
         self.look(&mut life, &mut oracle);
         for _ in 0..2 {
             self.batch(&mut life, &mut oracle, random, None);
+        }
+        if self.legs > 0 && random.one_in(32) {
+            self.wait_until_equal(&mut life);
+            self.look(&mut life, &mut oracle);
         }
         drop(life);
         for (medium, content) in carrier.media.iter().zip(before) {
@@ -234,7 +297,8 @@ impl Watch<Power> for Watcher<'_> {
         match sent.request.op {
             Op::Read if done => self.oracle.read(begun, sent.data),
             Op::Flush if done => self.oracle.flushed(begun),
-            Op::Read | Op::Flush => panic!("{:?}: {:?}", sent.request, sent.result),
+            Op::Read | Op::Flush if self.rig.legs_fail => {}
+            _ if !done && !self.may_fail(sent) => panic!("{:?}: {:?}", sent.request, sent.result),
             _ => self.oracle.changed(begun, done, sent.request.fua),
         }
     }
@@ -246,6 +310,12 @@ impl Watch<Power> for Watcher<'_> {
             self.rig.check_cut(carrier, self.oracle, self.random);
             **cuts += 1;
         }
+    }
+}
+
+impl Watcher<'_> {
+    fn may_fail(&self, sent: &Sent<'_>) -> bool {
+        self.rig.legs_fail || sent.result == Some(Err(Errno::ENOSPC))
     }
 }
 
