@@ -13,6 +13,9 @@ use crate::regions::Regions;
 /// The smallest region where none is asked for.
 const REGION_BYTES: u64 = 4 << 20;
 
+/// Generations that are left out where a leg is missing: more than there are without.
+const ALONE: u64 = 1 << 32;
+
 /// A leg that is granted, and what it says.
 struct Found {
     store: Store,
@@ -104,6 +107,11 @@ pub(crate) fn assemble(options: Options<'_>, block: u32) -> Result<Legs, OpenErr
             Some((record, ..)) if record.states[place] == State::Out => record.left[place],
             _ => generation.saturating_sub(1),
         }),
+        sent: Cell::new(match (&newest, &found) {
+            (_, Some(found)) => found.twin.generation(),
+            (Some((record, ..)), None) if record.states[place] == State::Out => record.sent[place],
+            _ => generation + 1,
+        }),
         disk: found.map(|found| (found.store, found.twin)),
         state: Cell::new(*state),
     });
@@ -123,6 +131,13 @@ pub(crate) fn assemble(options: Options<'_>, block: u32) -> Result<Legs, OpenErr
         return Err(other(
             "none of the legs that are granted has all data: grant those that are missing".into(),
         ));
+    }
+    let was_out =
+        |place: usize| matches!(&newest, Some((record, ..)) if record.states[place] == State::Out);
+    let missing = |(place, leg): (usize, &Leg)| leg.disk.is_none() && !was_out(place);
+    if legs.legs.iter().enumerate().any(missing) {
+        // Should that leg be used alone as well, both are newer than any record that the other can have.
+        legs.generation.set(generation + ALONE);
     }
     save_now(&legs)?;
     Ok(legs)
@@ -237,14 +252,12 @@ fn check_same(
     Ok(())
 }
 
-/// Whether a leg was used without those that now have all data, and they without it. Its record says so of them,
-/// and is newer than that with which they left it out.
+/// Whether a leg was used without those that were used without it: its record is newer than all that it can have
+/// from them.
 fn went_alone(record: &Record, place: usize, has: u64, newest: &Record) -> bool {
-    let mut others = (0..newest.shape.legs).filter(|other| newest.states[*other] == State::In);
     newest.states[place] == State::Out
-        && has > newest.left[place]
         && record.states[place] == State::In
-        && others.all(|other| record.states[other] == State::Out)
+        && has > newest.sent[place]
 }
 
 /// In which states the legs begin; and whether all regions are to be made equal.
@@ -286,6 +299,7 @@ fn save_now(legs: &Legs) -> Result<(), OpenError> {
     for (place, leg) in order {
         let Some((_, twin)) = &leg.disk else { continue };
         let body = record.encode(place);
+        leg.sent.set(generation);
         let written = if twin.generation() == 0 {
             twin.make_now(generation, &body)
         } else {

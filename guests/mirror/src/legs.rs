@@ -20,6 +20,7 @@ pub(crate) struct Leg {
     pub(crate) disk: Option<(Store, Twin)>,
     pub(crate) state: Cell<State>,
     pub(crate) left: Cell<u64>,
+    pub(crate) sent: Cell<u64>,
 }
 
 /// All of them.
@@ -172,6 +173,7 @@ impl Legs {
         let outcomes = self
             .on_all(async |place, _| match &self.legs[place].disk {
                 Some((_, twin)) if record.states[place] == state => {
+                    self.legs[place].sent.set(generation);
                     twin.write(generation, &record.encode(place)).await
                 }
                 _ => Ok(()),
@@ -189,6 +191,7 @@ impl Legs {
                 of(place).map_or(State::Out, |leg| leg.state.get())
             }),
             left: std::array::from_fn(|place| of(place).map_or(0, |leg| leg.left.get())),
+            sent: std::array::from_fn(|place| of(place).map_or(0, |leg| leg.sent.get())),
             dirty: self.regions.begin_save(),
         }
     }

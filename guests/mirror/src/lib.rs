@@ -6,12 +6,13 @@
 //! nor its own. `degraded=yes`: legs may be missing. `rate` bytes a second that are copied to make legs equal
 //! (64M); `calm-ms` after which time without a write a region is clean (1000); `retry-ms` after which time a leg
 //! that is out is tried again (60000; 0 for never).
-//! Stores: those that `legs` names. Memory: 5 bytes for each region, of which there are at most 32064.
+//! Stores: those that `legs` names. Memory: 5 bytes for each region, of which there are at most 31808.
 //!
 //! Each leg begins with a record of 4 KiB ([`wasmblk_durable::Twin`]), the same on all: what the mirror is, how
 //! each leg is, and one bit for each region that is dirty. Before a region is written to, its bit is on all legs;
 //! it goes when nobody wrote there for a while and all legs were flushed. So after a power cut legs differ in
-//! dirty regions only: these are read from the first leg until they are copied from there to the others.
+//! dirty regions only, in what was not flushed: these are read from the first leg until they are copied from there
+//! to the others. If that leg fails before, the next takes its place, with what it has of what was not flushed.
 //!
 //! A leg that fails is out: before anything is answered that it lacks, the others have that in their records.
 //! While a leg is out no bit goes, so what it lacks when it comes back is what is dirty. It is written to again

@@ -6,7 +6,7 @@ use wasmblk_durable::{BODY_BYTES, Kind};
 pub(crate) const LEGS_MAX: usize = 4;
 
 /// Bytes of the record before the bits of regions.
-const HEAD_BYTES: usize = 64;
+const HEAD_BYTES: usize = 96;
 
 /// Most regions: one bit each.
 pub(crate) const REGIONS_MAX: u64 = (BODY_BYTES - HEAD_BYTES) as u64 * 8;
@@ -54,6 +54,8 @@ pub(crate) struct Record {
     pub(crate) states: [State; LEGS_MAX],
     /// Of legs that are out, the generation of the newest record that they must have.
     pub(crate) left: [u64; LEGS_MAX],
+    /// Of each leg, the generation of the newest record that it can have from those who wrote this one.
+    pub(crate) sent: [u64; LEGS_MAX],
     /// One bit for each region.
     pub(crate) dirty: Vec<u8>,
 }
@@ -67,7 +69,8 @@ impl Record {
         body.extend(self.shape.region_bytes.to_le_bytes());
         body.extend([self.shape.legs as u8, place as u8, 0, 0]);
         body.extend(self.states.map(|state| state as u8));
-        body.extend(self.left.iter().flat_map(|left| left.to_le_bytes()));
+        let generations = self.left.iter().chain(&self.sent);
+        body.extend(generations.flat_map(|generation| generation.to_le_bytes()));
         body.extend(&self.dirty);
         body
     }
@@ -88,6 +91,7 @@ impl Record {
             },
             states: std::array::from_fn(|place| State::from_byte(body[28 + place])),
             left: std::array::from_fn(|place| number(32 + place * 8)),
+            sent: std::array::from_fn(|place| number(64 + place * 8)),
             dirty: body[HEAD_BYTES..].to_vec(),
         };
         (record, body[25].into())
