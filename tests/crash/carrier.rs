@@ -68,7 +68,9 @@ impl Power {
         }
         let data = self.taken(transfer);
         let medium = &mut self.media[usize::from(transfer.store)];
-        if medium.fails {
+        let fails = medium.fails > 0 && self.random.one_in(medium.fails);
+        // What failed may be there all the same.
+        if fails && (transfer.work == Work::Read || self.random.one_in(2)) {
             return Err(Errno::EIO);
         }
         match transfer.work {
@@ -80,7 +82,7 @@ impl Power {
             Work::Write { durable: true } => medium.write_durable(offset, &data),
             _ => medium.write(offset, data),
         }
-        Ok(length)
+        if fails { Err(Errno::EIO) } else { Ok(length) }
     }
 
     /// What a power cut now may leave of each store.

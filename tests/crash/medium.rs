@@ -15,8 +15,8 @@ pub(super) struct Medium {
     durable: Vec<u8>,
     changes: Vec<Change>,
     written: u64,
-    /// It answers with errors.
-    pub(super) fails: bool,
+    /// One in so many transfers ends with an error; 0 is none.
+    pub(super) fails: u64,
 }
 
 /// A write that no flush has followed.
@@ -35,7 +35,7 @@ impl Medium {
             durable: backing.content(),
             changes: Vec::new(),
             written: 0,
-            fails: false,
+            fails: 0,
         }
     }
 

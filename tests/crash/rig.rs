@@ -37,8 +37,8 @@ pub(super) struct Rig {
     first_stamp: u64,
     stamps: u64,
     legs: usize,
-    /// Now and then one of the legs fails.
-    pub(super) legs_fail: bool,
+    /// Now and then one of the stores fails.
+    pub(super) stores_fail: bool,
 }
 
 /// One life of the guest, from when it opens to when the power is cut.
@@ -86,7 +86,7 @@ impl Rig {
             first_stamp: case.first_stamp,
             stamps: case.first_stamp,
             legs: case.legs,
-            legs_fail: false,
+            stores_fail: false,
         }
     }
 
@@ -110,10 +110,11 @@ impl Rig {
         let mut done = 0;
         while done < cuts {
             let flushed = self.batch(&mut life, &mut oracle, &mut random, Some(&mut done));
-            if self.legs_fail {
-                let leg = random.index(self.legs);
+            if self.stores_fail {
+                let failing = random.index(self.files.len());
                 for (place, medium) in life.carrier.media.iter_mut().enumerate() {
-                    medium.fails = place == leg && random.one_in(3);
+                    let fails = place == failing && random.one_in(3);
+                    medium.fails = if fails { 1 + random.below(3) } else { 0 };
                 }
             }
             if flushed {
@@ -124,6 +125,11 @@ impl Rig {
                 life.cut(&mut random);
                 life = self.open(random.next());
                 self.look(&mut life, &mut oracle);
+                if self.legs > 0 && self.stores_fail {
+                    // Until then, what was not flushed may be on one leg only, and go with it.
+                    self.wait_until_equal(&mut life);
+                    self.flush(&mut life);
+                }
                 done += 1;
             }
         }
@@ -221,6 +227,12 @@ impl Rig {
         assert_eq!(sent[0].result, Some(Ok(())));
     }
 
+    fn flush(&self, life: &mut Life) {
+        let mut sent = [Sent::new(Op::Flush, 0, &mut [])];
+        run(&mut life.opened, &mut life.carrier, &mut sent, &mut Blind);
+        assert_eq!(sent[0].result, Some(Ok(())));
+    }
+
     /// Reads now and then, until all legs of a mirror have the same.
     pub(super) fn wait_until_equal(&self, life: &mut Life) {
         let begin = Instant::now();
@@ -297,7 +309,7 @@ impl Watch<Power> for Watcher<'_> {
         match sent.request.op {
             Op::Read if done => self.oracle.read(begun, sent.data),
             Op::Flush if done => self.oracle.flushed(begun),
-            Op::Read | Op::Flush if self.rig.legs_fail => {}
+            Op::Read | Op::Flush if self.rig.stores_fail => {}
             _ if !done && !self.may_fail(sent) => panic!("{:?}: {:?}", sent.request, sent.result),
             _ => self.oracle.changed(begun, done, sent.request.fua),
         }
@@ -315,7 +327,7 @@ impl Watch<Power> for Watcher<'_> {
 
 impl Watcher<'_> {
     fn may_fail(&self, sent: &Sent<'_>) -> bool {
-        self.rig.legs_fail || sent.result == Some(Err(Errno::ENOSPC))
+        self.rig.stores_fail || sent.result == Some(Err(Errno::ENOSPC))
     }
 }
 
