@@ -207,6 +207,46 @@ fn legs_that_do_not_belong_together_are_refused() {
     disk.read(0, &mut [0; 512]).expect("read");
 }
 
+/// What is there when the power goes while a store is made, or its record is replaced.
+#[test]
+fn a_record_that_was_not_written_to_its_end_is_no_harm() {
+    let thin: &[(&str, &str)] = &[("volume", "1"), ("size", "1M")];
+    for (name, options, stores) in [
+        ("thin", thin, &["pool"][..]),
+        ("cow", &[], &["overlay", "base"]),
+        ("mirror", MIRROR, &["a", "b"]),
+    ] {
+        let files: Vec<Backing> = stores
+            .iter()
+            .map(|it| Backing::in_memory(it, 1 << 20))
+            .collect();
+        let grants = files.iter().zip(stores);
+        let grants: Vec<String> = grants.map(|(file, it)| file.grant(it, "")).collect();
+        let file = files[0].file();
+        let mut before = files[0].content();
+        // First a store of zeros, then records that take the place of others.
+        for round in 0..4 {
+            drop(open(name, options, &grants));
+            let after = files[0].content();
+            for torn in 0..16_usize {
+                let mut image = before.clone();
+                if round == 0 {
+                    // Its first sector is there before anything else is.
+                    image[..8].copy_from_slice(&after[..8]);
+                }
+                for sector in (0..16).filter(|sector| ((torn + 1) * 0x9e37) >> sector & 1 == 1) {
+                    let bytes = sector * 512..(sector + 1) * 512;
+                    image[bytes.clone()].copy_from_slice(&after[bytes]);
+                }
+                file.write_all_at(&image, 0).expect("it is written");
+                drop(open(name, options, &grants));
+            }
+            file.write_all_at(&after, 0).expect("it is written");
+            before = after;
+        }
+    }
+}
+
 #[test]
 fn damage_is_refused_with_words() {
     let pool = Backing::new("pool", 1 << 20);
