@@ -6,9 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, any, prop_oneof, proptest};
 use proptest::strategy::Strategy;
 use wasmblk::block::{Claims, Errno, Geometry, Memory, Op, Output, Request, Transfer, Work};
-use wasmblk::guest::Breach;
-use wasmblk::guest::account::{Account, Terms};
+use wasmblk::guest::account::Account;
 use wasmblk::guest::records::Record;
+use wasmblk::guest::{Breach, Terms};
 use wasmblk::store::Shape;
 
 const DEPTH: u32 = 4;

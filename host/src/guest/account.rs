@@ -3,7 +3,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::breach::Breach;
@@ -11,26 +10,9 @@ use super::coverage::Coverage;
 use super::held::Held;
 use super::periods::Periods;
 use super::records::{self, Action, Record};
+use super::terms::Terms;
 use crate::block::{Answer, Checked, Ended, Errno, Memory, Next, Op, Output, Transfer, Work};
 use crate::limits;
-use crate::store::Shape;
-
-/// What is fixed when a guest opens.
-#[derive(Clone, Debug)]
-pub struct Terms {
-    /// Requests at a time.
-    pub depth: u32,
-    /// Tokens at a time.
-    pub ops_max: u32,
-    /// Bytes of the arena.
-    pub arena_bytes: u64,
-    /// Longest read or write, where requests' data stays with the host: then the guest sees none of it.
-    pub hidden_bytes_max: Option<u32>,
-    /// The stores it was granted, by number.
-    pub stores: Arc<[Shape]>,
-    /// How long it may keep a request.
-    pub deadline: Duration,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
@@ -200,14 +182,7 @@ impl Account {
 
     /// Whether the memory that a transfer names is the guest's to name.
     fn check_memory(&self, asked: &Transfer) -> Result<(), Breach> {
-        let in_arena = |offset: u64| {
-            let length = asked.length;
-            let end = offset.checked_add(length.into());
-            let inside = end.is_some_and(|end| end <= self.terms.arena_bytes);
-            inside
-                .then_some(())
-                .ok_or(Breach::OutsideArena { offset, length })
-        };
+        let in_arena = |offset| self.terms.check_arena(offset, asked.length);
         let of_request = matches!(asked.work, Work::Fill | Work::CopyIn | Work::CopyOut);
         let (tag, at) = match asked.memory {
             Memory::Nowhere | Memory::Zeros => return Ok(()),

@@ -22,6 +22,7 @@ mod ring;
 mod session;
 mod source;
 mod supervisor;
+mod terms;
 
 pub use breach::Breach;
 pub use calls::Calls;
@@ -32,3 +33,4 @@ pub use instance::Instance;
 pub use loaded::{Guest, Limits};
 pub use opener::{Opened, Opener, Tags};
 pub use source::Source;
+pub use terms::Terms;

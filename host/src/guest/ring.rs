@@ -3,7 +3,7 @@
 use wasmtime::component::Instance as ComponentInstance;
 use wasmtime::{Result, Store, bail, ensure};
 
-use super::account::{Account, Terms};
+use super::account::Account;
 use super::bindings::exports::wasmblk::block::ring;
 use super::fault::Fault;
 use super::imports::{Lent, State, Waiting};
@@ -11,6 +11,7 @@ use super::opener::claims;
 use super::records::{self, RECORD_BYTES, Record};
 use super::session::Session;
 use super::supervisor::Running;
+use super::terms::Terms;
 use crate::block::{Checked, Claims, Ended, Geometry, Next, Output, Target};
 use crate::limits;
 use crate::store::Stores;
