@@ -109,6 +109,21 @@ fn stores_are_refused_with_the_remedy() {
 }
 
 #[test]
+fn a_store_that_would_wait_for_somebody_is_refused() {
+    let path = std::env::temp_dir().join(format!("wasmblk-fifo-{}", std::process::id()));
+    let made = Command::new("mkfifo").arg(&path).status();
+    assert!(made.expect("mkfifo runs").success());
+    let grant = format!("data={}:ro", path.display());
+    let error = Direct::open_with("file", &[], &[grant]).err();
+    fs::remove_file(&path).expect("it was there");
+    let chain = error.expect("it is no disk").chain();
+    assert!(
+        chain.contains("neither a file nor a block device"),
+        "{chain}"
+    );
+}
+
+#[test]
 fn a_store_has_one_writer_or_many_readers() {
     let backing = Backing::new("shared", 1 << 20);
     let (write, read) = (backing.grant("data", ""), backing.grant("data", ":ro"));

@@ -1,9 +1,9 @@
 //! Stores that are open.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::{FallocateFlags, fallocate, major, minor};
 
@@ -77,6 +77,13 @@ impl Store {
             };
             Error::failed(format!("cannot open --store {name}={shown}{remedy}")).because(why)
         };
+        // Others may wait for somebody when they are opened.
+        let kind = fs::metadata(&grant.path).map_err(failed)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(Error::failed(format!(
+                "--store {name}={shown} is neither a file nor a block device"
+            )));
+        }
         let mut flags = libc::O_CLOEXEC;
         if grant.direct {
             flags |= libc::O_DIRECT;
@@ -88,7 +95,7 @@ impl Store {
             .open(&grant.path)
             .map_err(failed)?;
         lock(&file, grant)?;
-        let (size_bytes, block_bytes) = measure(&file, &grant.path).map_err(failed)?;
+        let (size_bytes, block_bytes) = measure(&file).map_err(failed)?;
         if size_bytes < 512 {
             return Err(Error::failed(format!(
                 "--store {name}={shown} has {size_bytes} bytes, and must have at least 512"
@@ -228,15 +235,10 @@ fn lock(file: &File, grant: &Grant) -> Result<()> {
 }
 
 /// Size and block of a file or block device, in bytes.
-fn measure(file: &File, path: &Path) -> io::Result<(u64, u32)> {
+fn measure(file: &File) -> io::Result<(u64, u32)> {
     let about = file.metadata()?;
-    let kind = about.file_type();
-    if kind.is_file() {
+    if about.is_file() {
         return Ok((about.len(), DIRECT_BLOCK_BYTES));
-    }
-    if !kind.is_block_device() {
-        let text = format!("{} is neither a file nor a block device", path.display());
-        return Err(io::Error::other(text));
     }
     let number = about.rdev();
     let of_system = |what: &str| -> io::Result<u64> {
