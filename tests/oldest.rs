@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tests::{paths, qemu};
 
-/// Without TRY_STOP, `del` must find out by itself that a device is in use; without NO_AUTO_PART_SCAN,
+/// Without AUTO_BUF_REG, data is copied. Without TRY_STOP, `del` must find out by itself that a device is in use; without NO_AUTO_PART_SCAN,
 /// the guest is read before the device is ready.
 const SCRIPT: &str = r#"
 set -eu
@@ -33,6 +33,18 @@ for i in 1 2 3 4 5 6 7 8 9; do [ -e "$disk" ] || break; sleep 1; done
 wasmblk del --all
 [ -z "$(wasmblk list)" ] || fail 'a dead disk is listed'
 
+dd if=/dev/zero of=/disk.img bs=1M count=64 2>/dev/null
+wasmblk add /file.wasm --store data=/disk.img --data-path zero-copy && fail 'this kernel has no zero copy'
+disk=$(wasmblk add /file.wasm --store data=/disk.img --queues 2 --name file)
+wasmblk info file | grep -E '^(workers|data_path) ' | tee /tmp/file
+grep -q 'data_path *copy' /tmp/file || fail 'how does the data go?'
+mkfs.ext4 -q -F "$disk"
+mount -t ext4 "$disk" /mnt
+cp /bin/busybox /mnt/copy
+umount /mnt
+wasmblk del file
+e2fsck -fn /disk.img || fail 'the file system is not in the store'
+
 sh /run.sh wasmblk /memory.wasm
 "#;
 
@@ -45,6 +57,7 @@ fn the_oldest_kernel_runs_the_main_job_by_fallbacks() {
         &[
             (&paths::wasmblk(), "/usr/bin/wasmblk"),
             (&paths::guest("memory"), "/memory.wasm"),
+            (&paths::guest("file"), "/file.wasm"),
             (&example, "/run.sh"),
         ],
         Duration::from_secs(240),
