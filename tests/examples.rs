@@ -27,6 +27,11 @@ fn ramdisk() {
 }
 
 #[test]
+fn overlay() {
+    in_bed(&Machine::default(), || example("overlay", "cow"));
+}
+
+#[test]
 fn every_example_has_a_test() {
     let here = include_str!("examples.rs");
     for entry in fs::read_dir(paths::root().join("examples"))

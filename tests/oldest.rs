@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tests::{paths, qemu};
 
-/// Without AUTO_BUF_REG, data is copied. Without TRY_STOP, `del` must find out by itself that a device is in use; without NO_AUTO_PART_SCAN,
-/// the guest is read before the device is ready.
+/// Without TRY_STOP, `del` must find out by itself that a device is in use; without NO_AUTO_PART_SCAN,
+/// the guest is read before the device is ready; without AUTO_BUF_REG, data is copied.
 const SCRIPT: &str = r#"
 set -eu
 fail() { echo "FAILED: $*"; exit 1; }
