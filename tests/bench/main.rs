@@ -15,6 +15,7 @@ mod native;
 mod nbd;
 mod report;
 mod responder;
+mod restart;
 mod server;
 mod stores;
 mod ublk;
@@ -33,6 +34,8 @@ enum Bench {
     /// Nanoseconds for each request that a guest is called with, by contract and batch, beside a native
     /// function.
     Call(call::Options),
+    /// How long a request waits whose instance breaks, until the next one has answered it.
+    Restart(restart::Options),
     /// The null and memory guests as ublk devices beside rublk's and the kernel's null devices and a native
     /// loop, in the fast test bed.
     Ublk(ublk::Options),
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().bench {
         Bench::Nbd(options) => nbd::run(&options),
         Bench::Call(options) => call::run(&options),
+        Bench::Restart(options) => restart::run(&options),
         Bench::Ublk(options) => ublk::run(&options),
         Bench::UblkInBed { what, options } => ublk::run_in_bed(what, &options),
         Bench::Stores { only, options } => stores::run(only.as_deref(), &options),
