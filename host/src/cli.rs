@@ -67,7 +67,10 @@ pub enum Command {
         /// The shell.
         shell: Shell,
     },
-    /// The process behind one device; `add` starts it.
+    /// The process with privilege beside a device's data plane; `add` starts it.
+    #[command(hide = true)]
+    Mind,
+    /// The process that serves a device, its data plane; its minder starts it.
     #[command(hide = true)]
     Plane,
 }

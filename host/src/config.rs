@@ -12,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::guest::{Limits, Source};
 use crate::limits;
 use crate::store::Grant;
-use crate::sys::Place;
 use crate::ublk::{DataPath, Spec};
 
 /// Everything that a data plane needs to know of its device, beside the compiled guest.
@@ -94,18 +93,14 @@ impl DeviceConfig {
 
     /// What the device is asked for, by what its guest has.
     #[must_use]
-    pub fn spec(&self, place: &Place) -> Spec {
-        let stores = place.stores.all().iter();
+    pub fn spec(&self, hidden: bool, align_bytes: u32) -> Spec {
         Spec {
             id: self.id,
             queues: self.queues,
             depth: self.depth,
             data_path: self.data_path,
-            hidden: place.hidden,
-            align_bytes: stores
-                .map(|store| store.shape.align_bytes)
-                .max()
-                .unwrap_or(1),
+            hidden,
+            align_bytes,
         }
     }
 

@@ -160,7 +160,7 @@ pub fn nothing_left() {
     wait_until("no process is left", || processes().is_empty());
 }
 
-/// All processes of wasmblk.
+/// All processes of wasmblk: two for each device.
 #[must_use]
 pub fn processes() -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else {
@@ -173,7 +173,7 @@ pub fn processes() -> Vec<u32> {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // A zombie has ended; nobody here reaps it.
-        name.trim() == "wasmblk" && !stat.contains(") Z ")
+        name.starts_with("wasmblk") && !stat.contains(") Z ")
     })
     .collect()
 }

@@ -1,6 +1,6 @@
 //! Size and shape of a device: what a guest claims, and what is left of it after the check.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{Errno, Op};
@@ -44,7 +44,7 @@ pub struct TrimClaims {
 
 /// Size and shape of a device, checked: every number is inside its limits and fits the others.
 /// It does not change while the device lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Geometry {
     /// Size in bytes: a multiple of the logical block, at least one, below 2^63.
     pub size_bytes: u64,
@@ -71,7 +71,7 @@ pub struct Geometry {
 }
 
 /// Limits of discard and write-zeroes, in bytes, all multiples of the logical block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trim {
     /// Unit in which space is given back: a power of two.
     pub granularity_bytes: u32,

@@ -20,7 +20,9 @@ pub(super) fn run(add: &Add, run_dir: &RunDir, cache: Option<&Path>, log: &str) 
     let config = DeviceConfig::new(add, &source, run_dir.path().to_owned(), log)?;
     drop(source);
     if add.foreground {
-        return plane::run(config, &artefact, |ready, _| announce(ready, add.format));
+        return plane::mind(config, &artefact, |ready, _| {
+            announce(ready, add.format).map(|()| None)
+        });
     }
     // Loading it here as well finds what the contract forbids before any process is started.
     let name = config.guest.display().to_string();

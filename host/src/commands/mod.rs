@@ -41,7 +41,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "wasmblk", &mut script);
             print(&script)
         }
-        Command::Plane => plane::run(),
+        Command::Mind => plane::mind(),
+        Command::Plane => return plane::serve(),
     }
     .map(|()| ExitCode::SUCCESS)
 }

@@ -1,21 +1,23 @@
-//! `wasmblk plane`: the process that `add` leaves behind.
+//! `wasmblk mind` and `wasmblk plane`: the processes that `add` leaves behind.
 
 use std::env;
 use std::fs::File;
-use std::io;
+use std::process::ExitCode;
 
 use rustix::process::setsid;
-use rustix::stdio::{dup2_stderr, dup2_stdin};
+use rustix::stdio::dup2_stderr;
 use rustix::thread::set_name;
 
 use crate::error::{Context, Result};
-use crate::plane::{self, Ready, RunDir};
+use crate::plane::{self, LogFiles, Ready, RunDir};
 
-pub(super) fn run() -> Result<()> {
+/// The minder of a device in the background.
+pub(super) fn mind() -> Result<()> {
     let (config, artefact, parent) = plane::receive()?;
     let result = detach().and_then(|()| {
-        plane::run(config, &artefact, |ready, run_dir| {
-            go_silent(ready, run_dir).and_then(|()| parent.ready(ready))
+        plane::mind(config, &artefact, |ready, run_dir| {
+            let files = go_silent(ready, run_dir)?;
+            parent.ready(ready).map(|()| Some(files))
         })
     });
     if let Err(error) = &result {
@@ -25,22 +27,32 @@ pub(super) fn run() -> Result<()> {
     Ok(())
 }
 
+/// The data plane.
+pub(super) fn serve() -> Result<ExitCode> {
+    let (config, artefact, parent) = plane::receive()?;
+    // It was started as /proc/self/exe, which is what 'ps' would show.
+    let _ = set_name(c"wasmblk");
+    // Its minder says what went wrong.
+    Ok(match plane::run(config, &artefact, parent) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    })
+}
+
 /// Leaves the terminal and the folder of whoever called `add`.
 fn detach() -> Result<()> {
-    // 'add' started this as /proc/self/exe, which is what 'ps' would show.
-    let _ = set_name(c"wasmblk");
+    let _ = set_name(c"wasmblk-minder");
     setsid().doing(|| "cannot leave the terminal".into())?;
     env::set_current_dir("/").doing(|| "cannot leave the current folder".into())
 }
 
-/// From here on the device speaks through its log and its control socket.
-fn go_silent(ready: &Ready, run_dir: &RunDir) -> Result<()> {
-    plane::log_to_file(&run_dir.log(ready.id))?;
-    let leave = || -> io::Result<()> {
-        let null = File::options().read(true).write(true).open("/dev/null")?;
-        dup2_stdin(&null)?;
-        dup2_stderr(&null)?;
-        Ok(())
-    };
-    leave().doing(|| "cannot leave the terminal".into())
+/// From here on the device speaks through its log and its control socket. Gives the log to the data plane.
+fn go_silent(ready: &Ready, run_dir: &RunDir) -> Result<LogFiles> {
+    let files = LogFiles::begin(&run_dir.log(ready.id))?;
+    let ours = files.try_clone().and_then(plane::log_to);
+    ours.doing(|| "cannot write the log".into())?;
+    let null = File::options().write(true).open("/dev/null");
+    let null = null.doing(|| "cannot open /dev/null".into())?;
+    dup2_stderr(&null).doing(|| "cannot leave the terminal".into())?;
+    Ok(files)
 }

@@ -1,30 +1,23 @@
-//! How `add` starts a data plane and learns whether its device is ready: one message each way over a
-//! socket pair, which is the new process's standard input.
+//! How `add` starts a device's processes and learns whether it is ready: one message each way over a socket
+//! pair, which is the new process's standard input.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg,
-    socketpair,
-};
 use rustix::process::geteuid;
+use rustix::stdio::dup2_stdin;
 use serde::{Deserialize, Serialize};
 
+use super::message::{self, MESSAGE_BYTES_MAX};
 use crate::config::DeviceConfig;
 use crate::error::{Context, Error, Kind, Result};
 use crate::limits;
 use crate::sys::Artefact;
-
-/// Longest message: guest options take the most of it.
-const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
 /// A device that can be used.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,45 +35,40 @@ enum Answer {
     Error(Kind, String),
 }
 
-/// Starts a data plane for a compiled guest, and waits until its device can be used.
+/// Starts a device's minder, which starts its data plane for a compiled guest, and waits until the device can
+/// be used.
 ///
 /// # Errors
 ///
-/// What the data plane says; or that it ended, or did not answer in time.
+/// What they say; or that they ended, or did not answer in time.
 pub fn start(config: &DeviceConfig, artefact: &Artefact) -> Result<Ready> {
+    let (socket, mut child) = spawn("mind", config, artefact)?;
+    wait(&socket, &mut child)
+}
+
+/// Starts this program again with one hidden command, and hands it a device.
+pub(super) fn spawn(
+    command: &str,
+    config: &DeviceConfig,
+    artefact: &Artefact,
+) -> Result<(OwnedFd, Child)> {
     let failed = || "cannot start the process of the device".to_owned();
-    let message = serde_json::to_vec(config).doing(failed)?;
-    if message.len() > MESSAGE_BYTES_MAX {
+    let bytes = serde_json::to_vec(config).doing(failed)?;
+    if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(Error::usage(
             "the guest's options are too long; 64 KiB in all is the most",
         ));
     }
-    let kind = SocketType::SEQPACKET;
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).doing(failed)?;
-    let mut child = Command::new("/proc/self/exe")
-        .arg("plane")
+    let (ours, theirs) = message::pair().doing(failed)?;
+    let child = Command::new("/proc/self/exe")
+        .arg(command)
         .args(["--log", &config.log])
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .spawn()
         .doing(failed)?;
-    send_launch(&ours, &message, artefact).doing(failed)?;
-    wait(&ours, &mut child)
-}
-
-fn send_launch(socket: &OwnedFd, message: &[u8], artefact: &Artefact) -> io::Result<()> {
-    let fds = [artefact.file().as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(
-        socket,
-        &[IoSlice::new(message)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
-    Ok(())
+    message::send(&ours, &bytes, &[artefact.file().as_fd()]).doing(failed)?;
+    Ok((ours, child))
 }
 
 fn wait(socket: &OwnedFd, child: &mut Child) -> Result<Ready> {
@@ -99,14 +87,18 @@ fn wait(socket: &OwnedFd, child: &mut Child) -> Result<Ready> {
             child.id()
         )));
     }
-    let mut message = vec![0; MESSAGE_BYTES_MAX];
-    let (_, length) = recv(socket, message.as_mut_slice(), RecvFlags::empty())
-        .doing(|| "cannot read from the device's process".into())?;
-    match serde_json::from_slice(&message[..length]) {
-        Ok(Answer::Ready(ready)) => Ok(ready),
-        Ok(Answer::Error(Kind::Usage, text)) => Err(Error::usage(text)),
-        Ok(Answer::Error(Kind::Failed, text)) => Err(Error::failed(text)),
-        Err(_) => {
+    let answer = match message::receive(socket) {
+        Ok((bytes, _)) => serde_json::from_slice(&bytes).ok(),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+        Err(why) => {
+            return Err(Error::failed("cannot read from the device's process").because(why));
+        }
+    };
+    match answer {
+        Some(Answer::Ready(ready)) => Ok(ready),
+        Some(Answer::Error(Kind::Usage, text)) => Err(Error::usage(text)),
+        Some(Answer::Error(Kind::Failed, text)) => Err(Error::failed(text)),
+        None => {
             let status = child
                 .wait()
                 .doing(|| "the device's process is lost".into())?;
@@ -117,40 +109,35 @@ fn wait(socket: &OwnedFd, child: &mut Child) -> Result<Ready> {
     }
 }
 
-/// The data plane's end of the socket pair.
+/// The end of the socket pair in the process that was started.
 #[derive(Debug)]
-pub struct Parent(OwnedFd);
+pub struct Parent(pub(super) OwnedFd);
 
-/// Reads what `add` sent, in the new process.
+/// Reads what the parent sent, in the new process.
 ///
 /// # Errors
 ///
-/// Where this process was not started by `add`.
+/// Where this process was not started by ours.
 pub fn receive() -> Result<(DeviceConfig, Artefact, Parent)> {
-    let alone = || Error::usage("'wasmblk plane' is started by 'wasmblk add'");
+    let alone = || Error::usage("'wasmblk add' starts this; it is not for people");
     let socket = io::stdin()
         .as_fd()
         .try_clone_to_owned()
         .map_err(|_| alone())?;
-    let mut bytes = vec![0; MESSAGE_BYTES_MAX];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut slices = [IoSliceMut::new(&mut bytes)];
-    let received = recvmsg(&socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)
-        .map_err(|_| alone())?;
-    let artefact = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
     // The kernel says who is at the other end; machine code of another user is not to be run.
     let sender = socket_peercred(&socket).map_err(|_| alone())?.uid;
     if sender != geteuid() {
         return Err(alone());
     }
-    let config = serde_json::from_slice(&bytes[..received.bytes]).map_err(|_| alone())?;
+    let (bytes, files) = message::receive(&socket).map_err(|_| alone())?;
+    let config = serde_json::from_slice(&bytes).map_err(|_| alone())?;
+    let artefact = files.into_iter().next().ok_or_else(alone)?;
+    // Once it is closed here, the other end learns of it.
+    let null = File::open("/dev/null").doing(|| "cannot open /dev/null".into())?;
+    dup2_stdin(&null).doing(|| "cannot leave the terminal".into())?;
     Ok((
         config,
-        Artefact::vouch(File::from(artefact.ok_or_else(alone)?)),
+        Artefact::vouch(File::from(artefact)),
         Parent(socket),
     ))
 }
@@ -173,8 +160,7 @@ impl Parent {
     }
 
     fn send(&self, answer: &Answer) -> io::Result<()> {
-        let message = serde_json::to_vec(answer)?;
-        send(&self.0, &message, SendFlags::NOSIGNAL)?;
-        Ok(())
+        let bytes = serde_json::to_vec(answer)?;
+        message::send(&self.0, &bytes, &[])
     }
 }

@@ -2,9 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::panic;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use tracing::error;
@@ -39,14 +40,84 @@ pub fn init(filter: &str) -> Result<()> {
 ///
 /// # Errors
 ///
-/// Where the file cannot be made.
-pub fn to_file(path: &Path) -> Result<()> {
-    // The log of the number's last device is kept until the next one.
-    let _ = fs::rename(path, path.with_extension("log.old"));
-    let file = LogFile::open(path).doing(|| format!("cannot write the log {}", path.display()))?;
-    *SINK.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+/// The system's.
+pub fn log_to(files: LogFiles) -> io::Result<()> {
+    let bytes = files.log.metadata()?.len();
+    *SINK.lock().unwrap_or_else(PoisonError::into_inner) = Some(LogFile { files, bytes });
     panic::set_hook(Box::new(|panic| error!("{panic}")));
     Ok(())
+}
+
+/// A device's log and the one before it, open: who writes the log needs no folder for that.
+#[derive(Debug)]
+pub struct LogFiles {
+    log: File,
+    old: File,
+}
+
+impl LogFiles {
+    /// Begins a log. That of the number's last device is kept until the next one, or until this one is full.
+    ///
+    /// # Errors
+    ///
+    /// Where the files cannot be made.
+    pub fn begin(path: &Path) -> Result<LogFiles> {
+        let old = path.with_extension("log.old");
+        let _ = fs::rename(path, &old);
+        let open = |path: &Path| {
+            let mut options = OpenOptions::new();
+            options.create(true).read(true).append(true).mode(0o600);
+            options
+                .open(path)
+                .doing(|| format!("cannot write the log {}", path.display()))
+        };
+        Ok(LogFiles {
+            log: open(path)?,
+            old: open(&old)?,
+        })
+    }
+
+    /// A copy of both, for another process.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no further file descriptor.
+    pub fn try_clone(&self) -> io::Result<LogFiles> {
+        Ok(LogFiles {
+            log: self.log.try_clone()?,
+            old: self.old.try_clone()?,
+        })
+    }
+
+    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.log.as_fd(), self.old.as_fd()]
+    }
+
+    /// What came along with a message; `None` where nothing did.
+    pub(super) fn of(files: Vec<OwnedFd>) -> Option<LogFiles> {
+        let mut files = files.into_iter().map(File::from);
+        Some(LogFiles {
+            log: files.next()?,
+            old: files.next()?,
+        })
+    }
+
+    /// What was written becomes the old log, and the one before goes.
+    fn turn_over(&self) -> io::Result<()> {
+        self.old.set_len(0)?;
+        let mut piece = vec![0; 64 << 10];
+        let mut at = 0;
+        loop {
+            match self.log.read_at(&mut piece, at)? {
+                0 => break,
+                bytes => {
+                    (&self.old).write_all(&piece[..bytes])?;
+                    at += bytes as u64;
+                }
+            }
+        }
+        self.log.set_len(0)
+    }
 }
 
 struct Sink;
@@ -65,32 +136,17 @@ impl Write for Sink {
 }
 
 struct LogFile {
-    path: PathBuf,
-    file: File,
+    files: LogFiles,
     bytes: u64,
 }
 
 impl LogFile {
-    fn open(path: &Path) -> io::Result<LogFile> {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(path)?;
-        let bytes = file.metadata()?.len();
-        Ok(LogFile {
-            path: path.to_owned(),
-            file,
-            bytes,
-        })
-    }
-
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.bytes > limits::LOG_FILE_BYTES_MAX {
-            fs::rename(&self.path, self.path.with_extension("log.old"))?;
-            *self = LogFile::open(&self.path)?;
+            self.files.turn_over()?;
+            self.bytes = 0;
         }
-        let written = self.file.write(line)?;
+        let written = (&self.files.log).write(line)?;
         self.bytes += written as u64;
         Ok(written)
     }

@@ -1,14 +1,19 @@
-//! The process behind one device: how it is started, what it tells about itself, how it ends.
+//! The processes behind one device, the data plane and its minder: how they are started, what they tell about
+//! the device, how they end.
 
+mod errand;
 mod launch;
 mod log;
+mod message;
+mod minder;
 mod run;
 mod run_dir;
 mod socket;
 mod status;
 
-pub use launch::{Ready, receive, start};
-pub use log::{init as init_log, to_file as log_to_file};
+pub use launch::{Parent, Ready, receive, start};
+pub use log::{LogFiles, init as init_log, log_to};
+pub use minder::mind;
 pub use run::run;
 pub use run_dir::RunDir;
 pub use socket::{End, ask};

@@ -1,5 +1,6 @@
 //! A data plane's life: open the guest, make the device, serve, clean up.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -7,58 +8,65 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::stdio::dup2_stderr;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tracing::{debug, error, info};
+use wasmtime::Engine;
 
-use super::launch::Ready;
+use super::errand::Minder;
+use super::launch::Parent;
+use super::log::{LogFiles, log_to};
 use super::run_dir::RunDir;
-use super::socket::{self, ask};
+use super::socket;
 use super::status::Shared;
 use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::error::{Context, Error, Result};
 use crate::guest::{Clock, Guest, Health, Opened, Opener, Tags, new_engine};
 use crate::limits;
-use crate::serve::Engine;
+use crate::serve;
 use crate::stats::Stats;
 use crate::store::Stores;
 use crate::sys::{Artefact, QueueRing, set_io_flusher};
-use crate::ublk::{Control, Device, block_path, fetch, serve_queues};
+use crate::ublk::{fetch, serve_queues};
 use crate::wake::{Wake, WakeAtEnd};
 
 /// How often ending workers are looked for.
 const JOIN_STEP: Duration = Duration::from_millis(5);
 
-/// Serves one device, from opening the guest until a signal, or until somebody stops the device.
-/// `ready` is called when the device can be used.
+/// Serves one device, from opening the guest until a signal, or until somebody stops the device. Before any of
+/// the guest's code runs, this process gives up all that it does not need; what needs privilege its minder does.
 ///
 /// # Errors
 ///
 /// Why there is no device, why it ended before its time, what was lost at its end, or what of it could
 /// not be removed.
-pub fn run(
-    config: DeviceConfig,
-    artefact: &Artefact,
-    ready: impl FnOnce(&Ready, &RunDir) -> Result<()>,
-) -> Result<()> {
+pub fn run(config: DeviceConfig, artefact: &Artefact, parent: Parent) -> Result<()> {
+    let minder = Minder::new(parent);
+    let result = serve(config, artefact, &minder);
+    minder.tell_end(&result);
+    result
+}
+
+fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Minder) -> Result<()> {
     let mut wake = Wake::new()?;
-    let opener = opener(&config, artefact)?;
-    let first = opener.open()?;
-    let geometry = first.geometry;
-    // Threads that are started from here on are marked too.
+    let (engine, guest) = load(&config, artefact)?;
+    // Threads that are started from here on are marked too, and confined.
     if let Err(error) = set_io_flusher() {
         debug!(%error, "cannot be marked as an I/O flusher: keep swap off this device");
     }
-    let run_dir = RunDir::new(config.run_dir.clone());
-    let lock = run_dir.lock()?;
-    check_name(&run_dir, config.name.as_deref())?;
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = null.doing(|| "cannot open /dev/null".into())?;
+    let opener = opener(&config, &engine, guest)?;
+    let first = opener.open()?;
+    let geometry = first.geometry;
     wake.check()?;
-    let device = Device::add(Control::open()?, &config.spec(&first.place), &geometry)?;
-    let id = device.id();
+    let added = minder.add(geometry, &first.place)?;
+    let id = added.info.dev_id;
     let shared = Arc::new(Shared {
         contract: opener.guest.contract(),
-        log: run_dir.log(id),
-        info: *device.info(),
+        log: RunDir::new(config.run_dir.clone()).log(id),
+        info: added.info,
         geometry,
         health: opener.health.clone(),
         stats: Stats::default(),
@@ -69,47 +77,33 @@ pub fn run(
         config,
     });
     let mut plane = Plane {
-        device,
+        minder,
+        device: Some(Arc::new(added.device)),
         opener,
         shared,
         workers: Vec::new(),
     };
-    let served = socket::serve(&run_dir.socket(id), plane.shared.clone()).and_then(|()| {
-        drop(lock);
-        plane.serve(first, &mut wake, |announce| ready(announce, &run_dir))
-    });
-    let result = served.and(plane.end(&run_dir));
+    let served = socket::serve(added.listener, plane.shared.clone())
+        .and_then(|()| plane.serve(first, &mut wake, &null));
+    let result = served.and(plane.end());
     plane.shared.waiters.tell(&result);
     result
 }
 
-/// A name belongs to one device at a time. Called with the lock held.
-fn check_name(run_dir: &RunDir, name: Option<&str>) -> Result<()> {
-    let Some(name) = name else { return Ok(()) };
-    for id in run_dir.ids() {
-        if ask(&run_dir.socket(id)).is_ok_and(|other| other.name.as_deref() == Some(name)) {
-            return Err(Error::failed(format!(
-                "--name {name} is taken by device {id}; choose another, or 'wasmblk del {id}'"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// The device's guest, ready to be opened as often as there are workers.
-fn opener(config: &DeviceConfig, artefact: &Artefact) -> Result<Opener> {
+/// Opens the stores and loads the compiled guest; none of its code runs yet.
+fn load(config: &DeviceConfig, artefact: &Artefact) -> Result<(Engine, Guest)> {
     let stores = Arc::new(Stores::open(&config.stores)?);
     let engine = new_engine()?;
     let name = config.guest.display().to_string();
+    let guest = Guest::load(&engine, artefact, &name, config.limits(), stores)?;
+    Ok((engine, guest))
+}
+
+/// The device's guest, ready to be opened as often as there are workers.
+fn opener(config: &DeviceConfig, engine: &Engine, guest: Guest) -> Result<Opener> {
     Ok(Opener {
-        guest: Arc::new(Guest::load(
-            &engine,
-            artefact,
-            &name,
-            config.limits(),
-            stores,
-        )?),
-        clock: Clock::start(&engine)?,
+        guest: Arc::new(guest),
+        clock: Clock::start(engine)?,
         health: Arc::default(),
         options: config.options.clone().into(),
         tags: Tags {
@@ -119,26 +113,29 @@ fn opener(config: &DeviceConfig, artefact: &Artefact) -> Result<Opener> {
     })
 }
 
+/// From here on the device speaks through its log and its control socket.
+fn go_silent(files: LogFiles, null: &File) -> Result<()> {
+    log_to(files).doing(|| "cannot write the log".into())?;
+    dup2_stderr(null).doing(|| "cannot leave the terminal".into())
+}
+
 /// A device and the threads that serve it.
-struct Plane {
-    device: Device,
+struct Plane<'a> {
+    minder: &'a Minder,
+    /// The open `/dev/ublkcN`, until its end.
+    device: Option<Arc<File>>,
     opener: Opener,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<io::Result<()>>>,
 }
 
-impl Plane {
+impl Plane<'_> {
     /// Starts workers and device, then waits for the reason to end.
-    fn serve(
-        &mut self,
-        first: Opened,
-        wake: &mut Wake,
-        ready: impl FnOnce(&Ready) -> Result<()>,
-    ) -> Result<()> {
+    fn serve(&mut self, first: Opened, wake: &mut Wake, null: &File) -> Result<()> {
         let geometry = self.shared.geometry;
         let (fetched, all_fetched) = channel();
         let mut first = Some(first);
-        for queues in self.device.shares(geometry.replicated) {
+        for queues in self.shared.info.shares(geometry.replicated) {
             let opened = match first.take() {
                 Some(opened) => opened,
                 None => self.open_another(&geometry)?,
@@ -156,14 +153,13 @@ impl Plane {
                 "cannot make a ring with its buffers; a smaller --depth needs less memory".into()
             })?;
         }
-        self.device.start()?;
+        self.minder.start()?;
         wake.check()?;
         self.shared.live.store(true, Relaxed);
-        let id = self.device.id();
-        ready(&Ready {
-            id,
-            device: block_path(id),
-        })?;
+        let id = self.shared.info.dev_id;
+        if let Some(files) = self.minder.announce()? {
+            go_silent(files, null)?;
+        }
         info!(id, guest = %self.opener.guest.name(), "the device is ready");
         wake.wait()
     }
@@ -187,11 +183,8 @@ impl Plane {
         fetched: Sender<io::Result<()>>,
         at_end: WakeAtEnd,
     ) -> io::Result<()> {
-        let processors = self.device.affinity(&queues).unwrap_or_default();
-        let file = self
-            .device
-            .char_device()
-            .ok_or(io::ErrorKind::NotConnected)?;
+        let processors = self.minder.affinity(&queues).unwrap_or_default();
+        let file = self.device.clone().ok_or(io::ErrorKind::NotConnected)?;
         let shared = self.shared.clone();
         let slots = opened.place.slots.count();
         let name = format!("queue{}", queues.first().copied().unwrap_or_default());
@@ -210,7 +203,7 @@ impl Plane {
                 }
             };
             let target = &mut *opened.target;
-            let mut engine = Engine::new(shared.geometry, target, slots, &shared.stats);
+            let mut engine = serve::Engine::new(shared.geometry, target, slots, &shared.stats);
             if let Err(error) = serve_queues(&mut ring, &mut engine) {
                 error!(%error, "a ring broke");
                 shared.broken.store(true, Relaxed);
@@ -223,26 +216,22 @@ impl Plane {
     }
 
     /// Stops the device, waits for its workers to flush, and deletes it.
-    fn end(&mut self, run_dir: &RunDir) -> Result<()> {
-        let id = self.device.id();
+    fn end(&mut self) -> Result<()> {
+        let id = self.shared.info.dev_id;
         if self.shared.broken.load(Relaxed) {
             // Requests are without an answer, and STOP would wait for them: the kernel answers them
             // when this process has ended, and removes the disk.
-            run_dir.forget_socket(id);
             return Err(Error::failed(format!(
-                "a worker of device {id} broke, so its process ended; 'wasmblk del --force {id}' frees \
-                 its number"
+                "a worker of device {id} broke, so its process ended; 'wasmblk del {id}' frees its number"
             )));
         }
         let stopped = self.stop().doing(|| format!("cannot stop device {id}"));
         let joined = self.join();
-        // Under the lock, so that the socket is not that of the number's next device.
-        let _lock = run_dir.lock();
+        self.device = None;
         let deleted = self
-            .device
+            .minder
             .delete()
             .doing(|| format!("cannot delete device {id}; try 'wasmblk del {id}'"));
-        run_dir.forget_socket(id);
         info!(id, "the end");
         stopped.and(joined).and(deleted)
     }
@@ -252,7 +241,7 @@ impl Plane {
     fn stop(&mut self) -> io::Result<()> {
         for _ in 0..limits::STOP_TRIES_MAX {
             let before = self.shared.stats.snapshot().requests();
-            match self.device.stop() {
+            match self.minder.stop() {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
                 result => return result,
             }
@@ -263,7 +252,7 @@ impl Plane {
         self.shared
             .health
             .give_up("it was stopped, and took too long for what it had in hand");
-        self.device.stop()
+        self.minder.stop()
     }
 
     fn join(&mut self) -> Result<()> {
@@ -296,7 +285,11 @@ fn thread_failed() -> String {
 
 /// The flush that every instance gets before it ends. That a guest had failed before is known already;
 /// that it fails now means that acknowledged writes may be lost.
-fn flush_at_last(engine: &mut Engine<'_>, ring: &mut QueueRing, health: &Health) -> io::Result<()> {
+fn flush_at_last(
+    engine: &mut serve::Engine<'_>,
+    ring: &mut QueueRing,
+    health: &Health,
+) -> io::Result<()> {
     if health.has_failed() {
         return Ok(());
     }

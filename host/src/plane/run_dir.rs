@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::socket::ask;
 use crate::error::{Context, Error, Result};
 use crate::limits;
 
@@ -90,6 +91,23 @@ impl RunDir {
              the kernel? 'wasmblk doctor' knows kernels that hang",
             limits::CONTROL_TIMEOUT.as_secs()
         )))
+    }
+
+    /// A name belongs to one device at a time. Called with the lock held.
+    ///
+    /// # Errors
+    ///
+    /// Where another device has it.
+    pub(super) fn check_name(&self, name: Option<&str>) -> Result<()> {
+        let Some(name) = name else { return Ok(()) };
+        for id in self.ids() {
+            if ask(&self.socket(id)).is_ok_and(|other| other.name.as_deref() == Some(name)) {
+                return Err(Error::failed(format!(
+                    "--name {name} is taken by device {id}; choose another, or 'wasmblk del {id}'"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Removes the socket of a device that is gone; its log stays to be read.

@@ -73,15 +73,19 @@ impl Waiters {
     }
 }
 
-/// Makes the socket and answers on it in a thread of its own, for the life of the process. A socket
-/// that a dead process left is replaced.
-pub(super) fn serve(path: &Path, shared: Arc<Shared>) -> Result<()> {
+/// Makes the socket. One that a dead process left is replaced.
+pub(super) fn bind(path: &Path) -> Result<UnixListener> {
     let shown = path.display();
     let _ = fs::remove_file(path);
     let listener =
         UnixListener::bind(path).doing(|| format!("cannot make the control socket {shown}"))?;
     fs::set_permissions(path, Permissions::from_mode(0o600))
         .doing(|| format!("cannot protect the control socket {shown}"))?;
+    Ok(listener)
+}
+
+/// Answers on the socket in a thread of its own, for the life of the process.
+pub(super) fn serve(listener: UnixListener, shared: Arc<Shared>) -> Result<()> {
     let run = move || {
         for client in listener.incoming() {
             if let Err(error) = client.and_then(|client| answer(client, &shared)) {

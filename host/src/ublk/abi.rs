@@ -1,6 +1,7 @@
 //! The driver's own language: `include/uapi/linux/ublk_cmd.h`, as far as it is used here.
 //! Names are the header's, without the prefix.
 
+use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Control commands, for `/dev/ublk-control`: `_IOR` or `_IOWR('u', nr, struct ublksrv_ctrl_cmd)`.
@@ -127,7 +128,7 @@ pub struct CtrlCmd {
 }
 
 /// `struct ublksrv_ctrl_dev_info`.
-#[derive(Clone, Copy, Debug, Default, IntoBytes, FromBytes, Immutable)]
+#[derive(Clone, Copy, Debug, Default, IntoBytes, FromBytes, Immutable, Serialize, Deserialize)]
 #[repr(C)]
 #[expect(missing_docs, reason = "fields of the header")]
 pub struct DevInfo {
@@ -152,6 +153,17 @@ impl DevInfo {
     #[must_use]
     pub fn is_zero_copy(&self) -> bool {
         self.flags & feature::AUTO_BUF_REG != 0
+    }
+
+    /// How the queues are shared out among workers: one has all, or each has one.
+    #[must_use]
+    pub fn shares(&self, replicated: bool) -> Vec<Vec<u16>> {
+        let queues = 0..self.nr_hw_queues;
+        if replicated {
+            queues.map(|queue| vec![queue]).collect()
+        } else {
+            vec![queues.collect()]
+        }
     }
 }
 

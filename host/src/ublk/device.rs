@@ -149,15 +149,9 @@ impl Device {
         self.char_device.clone()
     }
 
-    /// How the queues are shared out among workers: one has all, or each has one.
-    #[must_use]
-    pub fn shares(&self, replicated: bool) -> Vec<Vec<u16>> {
-        let queues = 0..self.info.nr_hw_queues;
-        if replicated {
-            queues.map(|queue| vec![queue]).collect()
-        } else {
-            vec![queues.collect()]
-        }
+    /// The same for another process, which serves the device in the place of this one; here it is closed.
+    pub fn take_char_device(&mut self) -> Option<Arc<File>> {
+        self.char_device.take()
     }
 
     /// The processors that send requests to these queues.

@@ -1,0 +1,237 @@
+//! The minder: the small process with privilege beside each data plane. It starts the data plane, does for it
+//! what needs privilege (`errand.rs`), and waits for its end. It never sees a request or the guest.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::process::Child;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, Signal, kill_process};
+use tracing::{debug, error, info};
+
+use super::errand::{Errand, Report, reply};
+use super::launch::{self, Ready};
+use super::log::LogFiles;
+use super::run_dir::RunDir;
+use super::{message, socket};
+use crate::block::Geometry;
+use crate::config::DeviceConfig;
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::Artefact;
+use crate::ublk::{Control, Device, block_path};
+use crate::wake::Wake;
+
+/// Serves one device by a data plane, from opening the guest until a signal, or until somebody stops the
+/// device. `announce` is called when the device can be used, and says where the data plane logs to from then
+/// on, if not to where it does.
+///
+/// # Errors
+///
+/// Why there is no device, why it ended before its time, what was lost at its end, or what of it could
+/// not be removed.
+pub fn mind(
+    config: DeviceConfig,
+    artefact: &Artefact,
+    announce: impl FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>,
+) -> Result<()> {
+    let mut wake = Wake::new()?;
+    let (socket, child) = launch::spawn("plane", &config, artefact)?;
+    let mut minder = Minder {
+        run_dir: RunDir::new(config.run_dir.clone()),
+        config,
+        socket,
+        child,
+        announce: Some(announce),
+        device: None,
+        announced: false,
+        outcome: None,
+    };
+    minder.serve(&mut wake)?;
+    minder.end()
+}
+
+struct Minder<A> {
+    config: DeviceConfig,
+    run_dir: RunDir,
+    socket: OwnedFd,
+    child: Child,
+    announce: Option<A>,
+    /// From Add to Delete.
+    device: Option<Device>,
+    announced: bool,
+    /// The data plane's last word.
+    outcome: Option<Option<(Kind, String)>>,
+}
+
+impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
+    /// Does what the data plane asks for until it ends.
+    fn serve(&mut self, wake: &mut Wake) -> Result<()> {
+        loop {
+            let [asked, woken] = {
+                let mut fds = [
+                    PollFd::new(&self.socket, PollFlags::IN),
+                    PollFd::new(&*wake, PollFlags::IN),
+                ];
+                match poll(&mut fds, None) {
+                    Ok(_) => fds.map(|fd| !fd.revents().is_empty()),
+                    Err(rustix::io::Errno::INTR) => continue,
+                    Err(why) => return Err(why).doing(|| "cannot wait for the device".into()),
+                }
+            };
+            if woken {
+                wake.wait()?;
+                self.pass_on();
+            }
+            if asked {
+                // It is not trusted: what it says that is no errand is its end.
+                let Ok((bytes, _)) = message::receive(&self.socket) else {
+                    return Ok(());
+                };
+                let done = match serde_json::from_slice(&bytes) {
+                    Ok(errand) => self.run(errand),
+                    Err(why) => Err(why.into()),
+                };
+                if let Err(error) = done {
+                    debug!(%error, "the data plane is not served any more");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The data plane ends in order when it is told to; then so do we.
+    fn pass_on(&self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
+
+    fn run(&mut self, errand: Errand) -> io::Result<()> {
+        let report = match errand {
+            Errand::Add {
+                geometry,
+                hidden,
+                align_bytes,
+            } => match self.add(&geometry, hidden, align_bytes) {
+                Ok((mut device, listener)) => {
+                    let report = Report::Added(*device.info());
+                    // Whoever has this open last makes the kernel stop the device: not us.
+                    let file = device.take_char_device();
+                    self.device = Some(device);
+                    let Some(file) = file else {
+                        return Err(io::ErrorKind::NotConnected.into());
+                    };
+                    return reply(&self.socket, &report, &[file.as_fd(), listener.as_fd()]);
+                }
+                Err(error) => Report::refused(&error),
+            },
+            Errand::Announce => match self.announce() {
+                Ok(None) => Report::Done,
+                Ok(Some(files)) => return reply(&self.socket, &Report::Done, &files.fds()),
+                Err(error) => Report::refused(&error),
+            },
+            Errand::Delete => Report::of(self.delete()),
+            Errand::End(outcome) => {
+                self.outcome = Some(outcome);
+                return Ok(());
+            }
+            errand => match (&mut self.device, errand) {
+                (Some(device), Errand::Affinity(queues)) => {
+                    Report::Processors(device.affinity(&queues).unwrap_or_default())
+                }
+                (Some(device), Errand::Start) => match device.start() {
+                    Ok(()) => Report::Done,
+                    Err(error) => Report::refused(&error),
+                },
+                (Some(device), Errand::Stop) => Report::of(device.stop()),
+                _ => Report::of(Err(io::ErrorKind::NotFound.into())),
+            },
+        };
+        reply(&self.socket, &report, &[])
+    }
+
+    /// Under the lock of the run directory: a name belongs to one device, and a socket to the number's device.
+    fn add(
+        &self,
+        geometry: &Geometry,
+        hidden: bool,
+        align_bytes: u32,
+    ) -> Result<(Device, UnixListener)> {
+        if self.device.is_some() || self.announced {
+            return Err(Error::failed("a data plane has one device"));
+        }
+        let _lock = self.run_dir.lock()?;
+        self.run_dir.check_name(self.config.name.as_deref())?;
+        let spec = self.config.spec(hidden, align_bytes);
+        let mut device = Device::add(Control::open()?, &spec, geometry)?;
+        match socket::bind(&self.run_dir.socket(device.id())) {
+            Ok(listener) => Ok((device, listener)),
+            Err(error) => {
+                let _ = device.delete();
+                Err(error)
+            }
+        }
+    }
+
+    fn announce(&mut self) -> Result<Option<LogFiles>> {
+        let (Some(announce), Some(device)) = (self.announce.take(), &self.device) else {
+            return Err(Error::failed("there is nothing to announce"));
+        };
+        let id = device.id();
+        let ready = Ready {
+            id,
+            device: block_path(id),
+        };
+        let files = announce(&ready, &self.run_dir)?;
+        self.announced = true;
+        Ok(files)
+    }
+
+    fn delete(&mut self) -> io::Result<()> {
+        let Some(mut device) = self.device.take() else {
+            return Ok(());
+        };
+        // So that the socket is not that of the number's next device.
+        let _lock = self.run_dir.lock();
+        let deleted = device.delete();
+        self.run_dir.forget_socket(device.id());
+        deleted
+    }
+
+    /// The data plane has closed its socket: it has ended, or is about to.
+    fn end(mut self) -> Result<()> {
+        // One that only closed the socket is not served any more.
+        if self.outcome.is_none() {
+            let _ = self.child.kill();
+        }
+        let status = (self.child.wait()).doing(|| "the device's process is lost".into())?;
+        let result = match self.outcome.take() {
+            Some(None) => Ok(()),
+            Some(Some((Kind::Usage, text))) => Err(Error::usage(text)),
+            Some(Some((Kind::Failed, text))) => Err(Error::failed(text)),
+            None if self.announced => Err(Error::failed(format!(
+                "the device's process ended before its time: {status}"
+            ))),
+            None => Err(Error::failed(format!(
+                "the device's process ended before it was ready: {status}"
+            ))),
+        };
+        let Some(device) = &mut self.device else {
+            info!("the end");
+            return result;
+        };
+        let id = device.id();
+        if self.announced {
+            // It is shown as dead until somebody has seen that.
+            if let Err(error) = &result {
+                error!("{}; 'wasmblk del {id}' removes what is left", error.chain());
+            }
+            return result;
+        }
+        let _ = device.stop();
+        let deleted = self.delete();
+        result.and(deleted.doing(|| format!("cannot delete device {id}; try 'wasmblk del {id}'")))
+    }
+}
