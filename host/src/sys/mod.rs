@@ -5,6 +5,7 @@ mod artefact;
 mod blocking;
 mod lock;
 mod memory;
+mod own_ring;
 mod place;
 mod process;
 mod queue;

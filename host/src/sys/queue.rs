@@ -12,6 +12,7 @@ use io_uring::{IoUring, opcode, squeue};
 use zerocopy::IntoBytes;
 
 use super::memory::{Mapping, PAGE_BYTES};
+use super::own_ring::{build_ring, restrict};
 use super::place::Place;
 use crate::block::{Carrier, Ended, Errno, Memory, Transfer, Work};
 use crate::ublk::abi::{
@@ -100,6 +101,7 @@ impl QueueRing {
         if zero_copy {
             ring.submitter().register_buffers_sparse(tags)?;
         }
+        restrict(&ring)?;
         let queues = queue_ids
             .iter()
             .map(|&id| {
@@ -365,15 +367,6 @@ fn place(depth: u16, slot: u32) -> (usize, u16) {
     let queue = slot / u32::from(depth);
     let tag = slot % u32::from(depth);
     (queue as usize, u16::try_from(tag).unwrap_or(u16::MAX))
-}
-
-/// A ring for one thread, with completions delivered when that thread asks for them.
-fn build_ring(entries: u32) -> io::Result<IoUring> {
-    IoUring::builder()
-        .setup_single_issuer()
-        .setup_coop_taskrun()
-        .setup_defer_taskrun()
-        .build(entries)
 }
 
 /// Puts one entry into the ring; where that is full, what is in it goes to the kernel first.
