@@ -3,7 +3,7 @@
 //! device ends.
 
 use std::fs::{self, Permissions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -136,9 +136,16 @@ fn call(path: &Path, request: Request) -> io::Result<BufReader<UnixStream>> {
 /// `ConnectionRefused` or `NotFound` where no process serves it any more; `PermissionDenied` where it
 /// is another user's.
 pub fn ask(path: &Path) -> io::Result<Status> {
-    let mut line = String::new();
-    call(path, Request::Info)?.read_line(&mut line)?;
-    Ok(serde_json::from_str(&line)?)
+    let once = || {
+        let mut line = String::new();
+        call(path, Request::Info)?.read_line(&mut line)?;
+        Ok(serde_json::from_str(&line)?)
+    };
+    once().or_else(|error: io::Error| match error.kind() {
+        // It ended while it was asked: the next time nobody is there.
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => once(),
+        _ => Err(error),
+    })
 }
 
 /// A wait for the end of a device's process.
@@ -155,7 +162,7 @@ impl End {
         let mut server = call(path, Request::Wait)?;
         // The process says when it has taken note: from then on its last word cannot be missed.
         if server.read_line(&mut String::new())? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(ErrorKind::UnexpectedEof.into());
         }
         Ok(End(server))
     }
