@@ -3,6 +3,7 @@
 mod account;
 mod cli;
 mod codec;
+mod confine;
 mod crash;
 mod data;
 mod direct;

@@ -1,22 +1,37 @@
 //! The oldest kernel that is supported, a distribution's own, in the emulated bed: it lacks what newer
-//! ones have, so this proves the fallbacks.
+//! ones have, so this proves the fallbacks; and it has Landlock, which the other bed's kernel lacks.
 
 use std::time::Duration;
 
 use tests::{paths, qemu};
 
-/// Without TRY_STOP, `del` must find out by itself that a device is in use; without NO_AUTO_PART_SCAN,
-/// the guest is read before the device is ready; without AUTO_BUF_REG, data is copied.
+/// Without TRY_STOP, `del` must find out by itself that a device is in use; without AUTO_BUF_REG, data is copied.
+/// Without NO_AUTO_PART_SCAN the kernel would look for partitions, but not where a server without privilege could
+/// tell it of some. This bed's root is one that the kernel does not let go of.
 const SCRIPT: &str = r#"
 set -eu
 fail() { echo "FAILED: $*"; exit 1; }
 wasmblk doctor | tee /tmp/doctor
 grep -q 'warn  features' /tmp/doctor || fail 'this kernel is not old'
 disk=$(wasmblk add /memory.wasm --set size=64M --queues 2 --name old)
-wasmblk info old | grep -E '^(queues|workers) '
+wasmblk info old | grep -E '^(queues|workers|stats.reads) '
+wasmblk info old | grep -Eq '^stats.reads +0$' || fail 'somebody looked for partitions'
 exec 3<"$disk"
 wasmblk del old && fail 'an open disk was deleted'
 exec 3<&-
+pid=$(wasmblk list --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
+for task in /proc/$pid/task/*; do
+    for line in 'CapPrm:.0*' 'CapEff:.0*' 'CapBnd:.0*' 'NoNewPrivs:.1' 'Seccomp:.2'; do
+        grep -q "^$line$" $task/status || fail "a thread without $line: $(cat $task/status)"
+    done
+done
+wasmblk info old | grep '^confinement' | tee /tmp/confinement
+for layer in mounts capabilities no-new-privs landlock write-execute seccomp io-uring; do
+    grep -q "$layer" /tmp/confinement || fail "not confined by $layer"
+done
+[ "$(wc -l </proc/$pid/mountinfo)" = 1 ] || fail "more than a root: $(cat /proc/$pid/mountinfo)"
+[ -z "$(ls -A /proc/$pid/root/)" ] || fail "the root is not empty: $(ls -A /proc/$pid/root/)"
+grep -q 'ok    landlock' /tmp/doctor || fail 'this kernel has Landlock'
 wasmblk del --force old
 [ ! -e "$disk" ] || fail 'still there'
 
@@ -44,6 +59,24 @@ cp /bin/busybox /mnt/copy
 umount /mnt
 wasmblk del file
 e2fsck -fn /disk.img || fail 'the file system is not in the store'
+
+mkdir /tmp/nbd
+serve="wasmblk --log debug nbd /memory.wasm --set size=16M"
+confined() {
+    until grep 'confined by:' /tmp/nbd.log >/tmp/confinement; do sleep 0.1; done
+    grep -q 'capabilities no-new-privs landlock write-execute seccomp' /tmp/confinement || fail 'less for NBD'
+}
+$serve -U /tmp/nbd/socket --pid-file /tmp/nbd/pid 2>/tmp/nbd.log >/dev/null &
+confined
+kill "$!"
+wait "$!" || fail "the server of NBD: $(cat /tmp/nbd.log)"
+[ -z "$(ls /tmp/nbd)" ] || fail "left: $(ls /tmp/nbd)"
+TMPDIR=/tmp/nbd $serve --run 'sleep 1000' 2>/tmp/nbd.log &
+confined
+kill "$!"
+wait "$!" && fail 'the command was ended'
+[ -z "$(ls /tmp/nbd)" ] || fail "left: $(ls /tmp/nbd)"
+[ -z "$(pidof sleep)" ] || fail 'the command goes on'
 
 sh /run.sh wasmblk /memory.wasm
 "#;

@@ -104,6 +104,9 @@ pub struct Guest {
     #[arg(long, value_name = "SECONDS", default_value_t = limits::DEADLINE_DEFAULT.as_secs())]
     #[arg(value_parser = value_parser!(u64).range(1..=limits::DEADLINE_MAX.as_secs()))]
     pub deadline: u64,
+    /// Let the process that serves keep its privileges, for looking into it with a debugger.
+    #[arg(long)]
+    pub no_confine: bool,
 }
 
 /// `wasmblk nbd`.

@@ -45,6 +45,8 @@ pub struct DeviceConfig {
     pub run_dir: PathBuf,
     /// What to log.
     pub log: String,
+    /// Whether the data plane gives up what it does not need.
+    pub confine: bool,
 }
 
 impl DeviceConfig {
@@ -79,6 +81,7 @@ impl DeviceConfig {
             deadline: limits.deadline,
             run_dir,
             log: log.to_owned(),
+            confine: !add.guest.no_confine,
         })
     }
 

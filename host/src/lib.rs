@@ -9,7 +9,7 @@
 //!        |                                |
 //!   /dev/ublkbN                    control socket
 //!        |  ublk_drv                      |
-//!   =====|================================|======= one process per device: `plane`
+//!   =====|================================|======= one process per device, confined: `plane`
 //!        v                                v
 //!   ublk::worker -> serve -> guest    status, stats
 //!   (a thread)              (sandbox)
@@ -47,6 +47,7 @@ pub mod block;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod confine;
 pub mod error;
 pub mod guest;
 pub mod limits;

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{print, print_json};
 use crate::cli::Format;
 use crate::config;
+use crate::confine::{self, Layer};
 use crate::error::{Error, Result};
 use crate::guest::new_engine;
 use crate::ublk::{CONTROL_PATH, Control, abi::feature};
@@ -71,6 +72,7 @@ pub(super) fn run(format: Format, run_dir: Option<&Path>, cache_dir: Option<&Pat
         cache_folder(cache_dir),
         sandbox(),
     ]);
+    checks.extend(confinement());
     if format.json {
         print_json(&checks)?;
     } else {
@@ -204,13 +206,6 @@ fn features() -> Vec<Check> {
         .filter_map(|(bit, name)| has(1 << bit).then_some(name))
         .collect();
     let mut checks = vec![Check::ok(NAME, names.join(" "))];
-    if !has(feature::NO_AUTO_PART_SCAN) {
-        checks.push(Check::warn(
-            NAME,
-            "the kernel looks for partitions on every new device, also an untrusted one",
-            "Linux 7.0 and newer can leave that out",
-        ));
-    }
     if !has(feature::SAFE_STOP_DEV) {
         checks.push(Check::warn(
             NAME,
@@ -287,5 +282,25 @@ fn sandbox() -> Check {
     match new_engine() {
         Ok(_) => Check::ok(NAME, "wasmtime works"),
         Err(error) => Check::fail(NAME, error.chain(), "use an x86-64 or AArch64 machine"),
+    }
+}
+
+/// What a process that serves can give up here.
+fn confinement() -> Vec<Check> {
+    confine::probe()
+        .into_iter()
+        .map(|(layer, tried)| match tried {
+            Ok(()) => Check::ok(layer.name(), "devices are confined by it"),
+            Err(error) => Check::warn(layer.name(), error.to_string(), remedy(layer)),
+        })
+        .collect()
+}
+
+fn remedy(layer: Layer) -> &'static str {
+    match layer {
+        Layer::Mounts | Layer::Capabilities | Layer::NoNewPrivs => "run wasmblk as root",
+        Layer::Landlock => "boot with lsm=landlock,...; the other layers hold without it",
+        Layer::WriteExecute => "Linux 6.3 and newer have it; the other layers hold without it",
+        Layer::Seccomp | Layer::IoUring => "the other layers hold without it",
     }
 }

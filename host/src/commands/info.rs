@@ -61,9 +61,12 @@ fn lines(text: &mut String, name: &str, value: &Value) {
     let _ = writeln!(text, "{name:<24} {shown}");
 }
 
-/// An option or a store, as the command line has it.
+/// A word, or an option or a store as the command line has it.
 fn word(value: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if value.is_string() {
+        return text(value);
+    }
     if value.is_array() {
         return format!("{}={}", text(&value[0]), text(&value[1]));
     }

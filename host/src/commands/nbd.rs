@@ -18,6 +18,7 @@ use super::load::{Loaded, load};
 use super::print;
 use crate::cli::{self, Nbd};
 use crate::config::{guest_limits, parse_options};
+use crate::confine;
 use crate::error::{Context, Error, Result};
 use crate::guest::{Clock, Guest, Health, Opened, Opener, Tags};
 use crate::limits;
@@ -26,7 +27,7 @@ use crate::nbd::{Address, Listener, Service, Tls, serve_clients};
 use crate::serve::Engine;
 use crate::stats::Stats;
 use crate::store::{Grant, Stores};
-use crate::sys::{Blocking, first_inherited_fd};
+use crate::sys::{Blocking, drop_capabilities, first_inherited_fd};
 use crate::wake::Wake;
 
 /// The registered port of the protocol.
@@ -52,6 +53,9 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     let uri = listener.uri(&nbd.export, tls.as_ref());
     let command = announce(nbd, &listener, &uri, &wake)?;
     info!(uri, "clients can connect");
+    if !nbd.guest.no_confine {
+        confine_to(nbd, &listener, private.as_ref(), command.as_ref());
+    }
     let stats = Stats::default();
     let slots = opened.place.slots.clone();
     let mut engine = Engine::new(geometry, &mut *opened.target, slots.count(), &stats);
@@ -73,6 +77,29 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     let flushed = flush_at_last(&mut engine, &mut carrier, &health);
     let code = command.map_or(Ok(ExitCode::SUCCESS), Captive::end);
     served.and(flushed).and(code)
+}
+
+/// Everything is open, and the command has started, which is not to be confined. What is left to do with files
+/// is to remove what this process made.
+fn confine_to(nbd: &Nbd, listener: &Listener, private: Option<&Folder>, command: Option<&Captive>) {
+    let socket = match listener.address() {
+        Address::Unix(path) => path.parent(),
+        Address::Tcp(..) => None,
+    };
+    let above = private.and_then(|folder| folder.0.parent());
+    let pid_file = nbd.pid_file.as_deref().and_then(folder_of);
+    let folders: Vec<&Path> = [socket, above, pid_file].into_iter().flatten().collect();
+    let _ = confine::for_clients(&folders, command.and_then(|command| command.pid));
+}
+
+/// The folder that a file lies in.
+fn folder_of(file: &Path) -> Option<&Path> {
+    let folder = file.parent()?;
+    Some(if folder == Path::new("") {
+        Path::new(".")
+    } else {
+        folder
+    })
 }
 
 /// Requests of clients may be under way still: they are finished, and nobody is told. Whoever waits for this
@@ -257,7 +284,8 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        // The listener has removed the socket.
+        let _ = fs::remove_dir(&self.0);
     }
 }
 
@@ -281,6 +309,7 @@ impl Captive {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let wait = move || {
             let _at_end = at_end;
+            let _ = drop_capabilities();
             child.wait()
         };
         let waiter = thread::Builder::new()

@@ -4,7 +4,9 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use tracing::{debug, warn};
@@ -12,7 +14,7 @@ use wasmtime::Engine;
 
 use super::Source;
 use crate::error::{Context, Error, Result};
-use crate::sys::Artefact;
+use crate::sys::{Artefact, drop_capabilities};
 
 /// A folder with compiled guests, named by content and engine. Loading machine code is a matter of
 /// trust, so the folder is this user's alone.
@@ -63,7 +65,7 @@ pub fn compile(engine: &Engine, source: &Source, cache: Option<&Cache>) -> Resul
         return Ok(Artefact::vouch(artefact));
     }
     debug!(bytes = source.bytes.len(), "compiling");
-    let code = engine.precompile_component(&source.bytes).map_err(|why| {
+    let code = without_privilege(|| engine.precompile_component(&source.bytes)).map_err(|why| {
         let shown = source.path.display();
         Error::usage(format!("{shown} is not a valid component")).because(why)
     })?;
@@ -76,6 +78,16 @@ pub fn compile(engine: &Engine, source: &Source, cache: Option<&Cache>) -> Resul
     in_memory(&code)
         .map(Artefact::vouch)
         .doing(|| "no memory for the compiled guest".into())
+}
+
+/// Does something in a thread without capabilities: the compiler needs none, and the threads that it leaves
+/// behind have none.
+fn without_privilege<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let run = || {
+        let _ = drop_capabilities();
+        work()
+    };
+    thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// A file of the cache, if it is there and ours.

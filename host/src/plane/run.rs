@@ -21,6 +21,7 @@ use super::socket;
 use super::status::Shared;
 use crate::block::Geometry;
 use crate::config::DeviceConfig;
+use crate::confine;
 use crate::error::{Context, Error, Result};
 use crate::guest::{Clock, Guest, Health, Opened, Opener, Tags, new_engine};
 use crate::limits;
@@ -57,6 +58,11 @@ fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Minder) -> Result<(
     }
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.doing(|| "cannot open /dev/null".into())?;
+    let confinement = if config.confine {
+        confine::for_device()
+    } else {
+        Vec::new()
+    };
     let opener = opener(&config, &engine, guest)?;
     let first = opener.open()?;
     let geometry = first.geometry;
@@ -66,6 +72,7 @@ fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Minder) -> Result<(
     let shared = Arc::new(Shared {
         contract: opener.guest.contract(),
         log: RunDir::new(config.run_dir.clone()).log(id),
+        confinement,
         info: added.info,
         geometry,
         health: opener.health.clone(),
@@ -152,6 +159,9 @@ impl Plane<'_> {
             outcome.doing(|| {
                 "cannot make a ring with its buffers; a smaller --depth needs less memory".into()
             })?;
+        }
+        if self.shared.config.confine {
+            confine::make_no_more_rings();
         }
         self.minder.start()?;
         wake.check()?;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::socket::Waiters;
 use crate::block::Geometry;
 use crate::config::DeviceConfig;
+use crate::confine::Layer;
 use crate::guest::Health;
 use crate::stats::{Snapshot, Stats};
 use crate::store::Grant;
@@ -68,6 +69,8 @@ pub struct Status {
     pub memory_max_bytes: u64,
     pub deadline_ms: u128,
     pub log: PathBuf,
+    #[serde(default)]
+    pub confinement: Vec<Layer>,
     pub uptime_ms: u128,
     pub stats: Snapshot,
 }
@@ -80,6 +83,7 @@ pub(super) struct Shared {
     pub(super) geometry: Geometry,
     pub(super) info: DevInfo,
     pub(super) log: PathBuf,
+    pub(super) confinement: Vec<Layer>,
     pub(super) health: Arc<Health>,
     pub(super) stats: Stats,
     pub(super) live: AtomicBool,
@@ -151,6 +155,7 @@ impl Shared {
             memory_max_bytes: config.memory_bytes,
             deadline_ms: config.deadline.as_millis(),
             log: self.log.clone(),
+            confinement: self.confinement.clone(),
             uptime_ms: self.since.elapsed().as_millis(),
             stats: self.stats.snapshot(),
         }

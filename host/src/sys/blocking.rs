@@ -15,6 +15,7 @@ use rustix::io::{read, write};
 use zerocopy::IntoBytes;
 
 use super::place::Place;
+use super::process::drop_capabilities;
 use crate::block::{Carrier, Ended, Errno, Transfer, Work};
 use crate::limits;
 
@@ -167,6 +168,8 @@ fn work(
     results: &Sender<(u32, Ended)>,
     ready: &OwnedFd,
 ) {
+    // All files are open.
+    let _ = drop_capabilities();
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((token, transfer)) = job else { return };

@@ -4,6 +4,12 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use rustix::io::Errno;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities,
+};
+
 /// `include/uapi/linux/prctl.h`; libc does not name it.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
 
@@ -21,6 +27,32 @@ pub fn set_io_flusher() -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// This thread, and those that it starts, have no capabilities from here on. Where it may decide that, no
+/// program that it starts has some either.
+///
+/// # Errors
+///
+/// The system's.
+pub fn drop_capabilities() -> io::Result<()> {
+    for bit in 0..u64::BITS {
+        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)) {
+            Ok(()) => {}
+            // That was the last; or this is nobody who could lose any.
+            Err(Errno::INVAL | Errno::PERM) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    clear_ambient_capability_set()?;
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
+    set_capabilities(None, sets)?;
+    Ok(())
 }
 
 /// The first file descriptor behind the standard ones, which whoever started this process left open for it

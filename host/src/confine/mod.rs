@@ -1,0 +1,131 @@
+//! What a process that serves a guest gives up, so that whoever breaks out of the sandbox has nothing: layer by
+//! layer, each of which holds without the others. One that the kernel lacks is left out, with a warning.
+
+mod landlock;
+mod mounts;
+mod system_calls;
+
+use std::io;
+use std::path::Path;
+use std::thread;
+
+use rustix::process::Pid;
+use rustix::thread::set_no_new_privs;
+use serde::{Deserialize, Serialize};
+use tracing::{debug, warn};
+
+use crate::error::Error;
+use crate::sys::{deny_write_execute, drop_capabilities};
+
+/// One of the things that are given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layer {
+    /// No path leads anywhere: the root is an empty folder, in a mount namespace of its own.
+    Mounts,
+    /// No capabilities, and none to be had by starting a program.
+    Capabilities,
+    /// No program gives more privilege than there is.
+    NoNewPrivs,
+    /// No file can be opened, no address connected to, nobody outside signalled.
+    Landlock,
+    /// No memory that can be written becomes code.
+    WriteExecute,
+    /// No system calls but those of serving.
+    Seccomp,
+    /// Rings carry requests and transfers only, on the files that they were made for.
+    IoUring,
+}
+
+impl Layer {
+    /// Its name, as `info` has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Layer::Mounts => "mounts",
+            Layer::Capabilities => "capabilities",
+            Layer::NoNewPrivs => "no-new-privs",
+            Layer::Landlock => "landlock",
+            Layer::WriteExecute => "write-execute",
+            Layer::Seccomp => "seccomp",
+            Layer::IoUring => "io-uring",
+        }
+    }
+}
+
+/// What came of a layer.
+pub type Outcome = (Layer, io::Result<()>);
+
+/// Gives up everything that a data plane does not need: all its files are open, its guest is loaded, and there
+/// is one thread yet. Says which layers are on.
+#[must_use]
+pub fn for_device() -> Vec<Layer> {
+    let mut layers = held(everything());
+    // Rings are made later, and none without it.
+    layers.push(Layer::IoUring);
+    layers
+}
+
+/// The same, once a data plane has all its rings and threads.
+pub fn make_no_more_rings() {
+    if let Err(error) = system_calls::refuse_rings() {
+        warn!(%error, "further rings can be made");
+    }
+}
+
+/// Gives up what a server of NBD does not need once it listens: it may remove what lies in `folders`, and end
+/// the process `command`. Says which layers are on. Threads that began earlier keep what is not in the filter
+/// of system calls where the kernel has no way to tell them (Landlock before Linux 7.0).
+#[must_use]
+pub fn for_clients(folders: &[&Path], command: Option<Pid>) -> Vec<Layer> {
+    held(vec![
+        (Layer::Capabilities, drop_capabilities()),
+        (Layer::NoNewPrivs, no_new_privs()),
+        (
+            Layer::Landlock,
+            landlock::only_remove(folders, command.is_some()),
+        ),
+        (Layer::WriteExecute, deny_write_execute()),
+        (Layer::Seccomp, system_calls::allow_serving_clients(command)),
+    ])
+}
+
+/// Tries all layers in a thread that ends, for `doctor`. It is the last that a process does: memory is of all
+/// threads.
+#[must_use]
+pub fn probe() -> Vec<Outcome> {
+    thread::spawn(everything).join().unwrap_or_default()
+}
+
+fn everything() -> Vec<Outcome> {
+    vec![
+        (Layer::Mounts, mounts::leave_all()),
+        (Layer::Capabilities, drop_capabilities()),
+        (Layer::NoNewPrivs, no_new_privs()),
+        (Layer::Landlock, landlock::nothing()),
+        (Layer::WriteExecute, deny_write_execute()),
+        (Layer::Seccomp, system_calls::allow_serving_device()),
+    ]
+}
+
+fn no_new_privs() -> io::Result<()> {
+    set_no_new_privs(true)?;
+    Ok(())
+}
+
+/// Those that are on; about the others somebody should know.
+fn held(outcomes: Vec<Outcome>) -> Vec<Layer> {
+    let mut layers = Vec::new();
+    for (layer, outcome) in outcomes {
+        match outcome {
+            Ok(()) => layers.push(layer),
+            Err(why) => {
+                let error = Error::failed(format!("'{}' is not on", layer.name())).because(why);
+                warn!("less confined than could be: {}", error.chain());
+            }
+        }
+    }
+    let names: Vec<&str> = layers.iter().map(|layer| layer.name()).collect();
+    debug!("confined by: {}", names.join(" "));
+    layers
+}

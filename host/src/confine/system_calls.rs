@@ -1,0 +1,261 @@
+//! Which system calls there are for us. Two filters of the kernel, both for good: what is not on the list of
+//! those that serve is answered with ENOSYS, as by a kernel that lacks it, because libraries have a way out
+//! for that, and a disk that ends because of a newer libc would do more harm than good. What no library of
+//! ours ever does is somebody else's work, and ends the process.
+
+use std::collections::BTreeMap;
+use std::env::consts::ARCH;
+use std::io;
+
+use libc::c_long;
+use rustix::process::Pid;
+use seccompiler::SeccompCmpArgLen::{Dword, Qword};
+use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+    apply_filter, apply_filter_all_threads,
+};
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// Memory, threads, time, signals, and files that are open.
+const SERVING: &[c_long] = &[
+    libc::SYS_brk,
+    libc::SYS_clock_getres,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_close,
+    libc::SYS_dup,
+    libc::SYS_dup3,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_fallocate,
+    libc::SYS_fdatasync,
+    libc::SYS_fstat,
+    libc::SYS_fsync,
+    libc::SYS_ftruncate,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getppid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_gettimeofday,
+    libc::SYS_lseek,
+    libc::SYS_madvise,
+    libc::SYS_membarrier,
+    libc::SYS_memfd_create,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_nanosleep,
+    libc::SYS_ppoll,
+    libc::SYS_pread64,
+    libc::SYS_preadv2,
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev2,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_restart_syscall,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_set_robust_list,
+    libc::SYS_sigaltstack,
+    libc::SYS_statx,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // Clients of sockets that were made before.
+    libc::SYS_accept4,
+    libc::SYS_getpeername,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+    // Older names of some of them.
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_dup2,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_time,
+];
+
+/// What making a ring takes; refused again when all are made.
+const RINGS: &[c_long] = &[libc::SYS_io_uring_setup, libc::SYS_io_uring_register];
+
+/// What NBD takes beside [`SERVING`].
+const CLIENTS: &[c_long] = &[
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    // What is removed at the end.
+    libc::SYS_unlinkat,
+    // The end of the --run command.
+    libc::SYS_wait4,
+    libc::SYS_waitid,
+    // Keys stay out of the swap.
+    libc::SYS_mlock,
+    libc::SYS_mlock2,
+    libc::SYS_munlock,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rmdir,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
+];
+
+/// What ends the process: new programs, other processes, other privileges, the kernel itself.
+const NEVER: &[c_long] = &[
+    libc::SYS_add_key,
+    libc::SYS_bpf,
+    libc::SYS_capset,
+    libc::SYS_chroot,
+    libc::SYS_delete_module,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_finit_module,
+    libc::SYS_init_module,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_mount,
+    libc::SYS_move_mount,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_open_tree,
+    libc::SYS_perf_event_open,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_pivot_root,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_ptrace,
+    libc::SYS_setgid,
+    libc::SYS_setns,
+    libc::SYS_setuid,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+    libc::SYS_userfaultfd,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_fork,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_vfork,
+];
+
+/// What `fcntl` may do: nothing that sends signals.
+const FCNTL: [libc::c_int; 8] = [
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_SETFL,
+    libc::F_ADD_SEALS,
+    libc::F_GET_SEALS,
+];
+
+/// What `prctl` may do: give names.
+const PRCTL: [libc::c_int; 2] = [libc::PR_SET_NAME, libc::PR_SET_VMA];
+
+/// For this thread, and those that it starts.
+pub(super) fn allow_serving_device() -> io::Result<()> {
+    let mut rules = serving()?;
+    let rings = RINGS.iter().chain(&[libc::SYS_io_uring_enter]);
+    rules.extend(rings.map(|&call| (call, Vec::new())));
+    for filter in [never()?, allow(rules)?] {
+        apply_filter(&filter).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// For all threads: all rings are made, and no thread is missing.
+pub(super) fn refuse_rings() -> io::Result<()> {
+    let calls = RINGS.iter().chain(&[libc::SYS_clone]);
+    let rules = calls.map(|&call| (call, Vec::new())).collect();
+    let filter = filter(rules, SeccompAction::Allow, ENOSYS)?;
+    apply_filter_all_threads(&filter).map_err(io::Error::other)
+}
+
+/// For all threads.
+pub(super) fn allow_serving_clients(command: Option<Pid>) -> io::Result<()> {
+    let mut rules = serving()?;
+    rules.extend(CLIENTS.iter().map(|&call| (call, Vec::new())));
+    if let Some(command) = command {
+        let pid = u64::from(command.as_raw_nonzero().get().cast_unsigned());
+        rules.insert(libc::SYS_kill, vec![rule(&[(0, Eq, pid)])?]);
+    }
+    for filter in [never()?, allow(rules)?] {
+        apply_filter_all_threads(&filter).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// [`SERVING`], and what may be done with some arguments only.
+fn serving() -> io::Result<Rules> {
+    let mut rules: Rules = SERVING.iter().map(|&call| (call, Vec::new())).collect();
+    let exec = number(libc::PROT_EXEC);
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        rules.insert(call, vec![rule(&[(2, MaskedEq(exec), 0)])?]);
+    }
+    // A thread, not a process. Of clone3 the kernel shows no flags: without it, the libc takes this one.
+    let thread = number(libc::CLONE_THREAD);
+    rules.insert(
+        libc::SYS_clone,
+        vec![rule(&[(0, MaskedEq(thread), thread)])?],
+    );
+    for (call, place, values) in [
+        (libc::SYS_fcntl, 1, &FCNTL[..]),
+        (libc::SYS_prctl, 0, &PRCTL[..]),
+    ] {
+        let any = values
+            .iter()
+            .map(|&value| rule(&[(place, Eq, number(value))]));
+        rules.insert(call, any.collect::<io::Result<_>>()?);
+    }
+    // Ourselves, in `abort`.
+    let ours = u64::from(std::process::id());
+    rules.insert(libc::SYS_tgkill, vec![rule(&[(0, Eq, ours)])?]);
+    // Our own limits, to read.
+    let nothing_new = SeccompCondition::new(2, Qword, Eq, 0)
+        .and_then(|new| SeccompRule::new(vec![SeccompCondition::new(0, Dword, Eq, 0)?, new]))
+        .map_err(io::Error::other)?;
+    rules.insert(libc::SYS_prlimit64, vec![nothing_new]);
+    Ok(rules)
+}
+
+const ENOSYS: SeccompAction = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
+
+fn allow(rules: Rules) -> io::Result<BpfProgram> {
+    filter(rules, ENOSYS, SeccompAction::Allow)
+}
+
+fn never() -> io::Result<BpfProgram> {
+    let rules = NEVER.iter().map(|&call| (call, Vec::new())).collect();
+    filter(rules, SeccompAction::Allow, SeccompAction::KillProcess)
+}
+
+fn filter(rules: Rules, others: SeccompAction, these: SeccompAction) -> io::Result<BpfProgram> {
+    let arch = TargetArch::try_from(ARCH).map_err(io::Error::other)?;
+    let filter = SeccompFilter::new(rules, others, these, arch).map_err(io::Error::other)?;
+    filter.try_into().map_err(io::Error::other)
+}
+
+/// Arguments of a call, by place, that must all be so: compared are their lower halves.
+fn rule(arguments: &[(u8, seccompiler::SeccompCmpOp, u64)]) -> io::Result<SeccompRule> {
+    let conditions = arguments
+        .iter()
+        .map(|(place, is, value)| SeccompCondition::new(*place, Dword, is.clone(), *value))
+        .collect::<Result<_, _>>()
+        .map_err(io::Error::other)?;
+    SeccompRule::new(conditions).map_err(io::Error::other)
+}
+
+fn number(value: libc::c_int) -> u64 {
+    u64::from(value.cast_unsigned())
+}
