@@ -1,9 +1,11 @@
 //! What a process that serves has given up, as the kernel tells it, and that it serves all the same.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, read_to_string};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -75,6 +77,10 @@ fn a_data_plane_has_nothing() {
         assert_confined(&pid);
         let minder = status(&pid, "PPid");
         assert_eq!(status(&minder, "Name"), "wasmblk-minder");
+        // CAP_SYS_ADMIN and CAP_DAC_OVERRIDE.
+        for name in ["CapPrm", "CapEff", "CapBnd"] {
+            assert_eq!(status(&minder, name), "0000000000200002", "{name}");
+        }
         assert_ne!(mounts(&pid), mounts(&minder), "a namespace of its own");
         assert_eq!(mounts("self"), mounts(&minder));
         let all = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("it runs");
@@ -119,6 +125,7 @@ fn what_is_left_is_nothing() {
             assert!(UnixStream::pair().is_err());
             assert!(kill_process(getpid(), Signal::URG).is_err());
             assert!(rustix::process::chdir("/").is_err());
+            assert!(Command::new("/bin/true").spawn().is_err());
             // But threads, and memory.
             let thread = thread::spawn(|| {
                 vec![1_u8; 64 << 20]
@@ -131,6 +138,26 @@ fn what_is_left_is_nothing() {
         confined.join().expect("it does what it should");
         // The thread has lost them, not the process.
         File::open("/proc/self/status").expect("it is there");
+    });
+}
+
+#[test]
+fn starting_a_program_ends_the_process() {
+    const AGAIN: &str = "WASMBLK_CONFINED";
+    in_bed(&Machine::default(), || {
+        if env::var_os(AGAIN).is_some() {
+            let layers = confine::for_device();
+            assert!(layers.contains(&Layer::Seccomp), "{layers:?}");
+            panic!("{}", Command::new("/bin/true").exec());
+        }
+        let mut this = Command::new(env::current_exe().expect("a test has a program"));
+        let ended = this.args(env::args_os().skip(1)).env(AGAIN, "1").output();
+        let ended = ended.expect("it starts");
+        assert_eq!(
+            ended.status.signal(),
+            Some(Signal::SYS.as_raw()),
+            "{ended:?}"
+        );
     });
 }
 
@@ -249,6 +276,29 @@ fn a_full_log_turns_over_without_a_folder() {
             "whole lines"
         );
         disk.del();
+    });
+}
+
+#[test]
+fn a_data_plane_that_dies_before_its_time_leaves_nothing() {
+    in_bed(&Machine::default(), || {
+        let guest = paths::guest("faulty").display().to_string();
+        let mut add = Command::new(paths::wasmblk());
+        add.args(["add", &guest, "--set", "open=spin"]);
+        let add = add.stderr(Stdio::piped()).spawn().expect("wasmblk runs");
+        let confined = |pid: &u32| status(&pid.to_string(), "Seccomp") == "2";
+        let found = || processes().into_iter().find(confined);
+        wait_until("the guest is being opened", || found().is_some());
+        let pid = found().expect("it spins").to_string();
+        run("kill", &["-KILL", &pid]);
+        let output = add.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            text.contains("ended before it was ready: signal: 9"),
+            "{text}"
+        );
+        nothing_left();
     });
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use crate::error::Error;
-use crate::sys::{deny_write_execute, drop_capabilities};
+use crate::sys::{deny_write_execute, drop_capabilities, keep_minders_capabilities};
 
 /// One of the things that are given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,14 @@ pub fn make_no_more_rings() {
     if let Err(error) = system_calls::refuse_rings() {
         warn!(%error, "further rings can be made");
     }
+}
+
+/// Gives up what a minder does not need, once its data plane runs.
+pub fn for_minder() {
+    let _ = held(vec![
+        (Layer::Capabilities, keep_minders_capabilities()),
+        (Layer::NoNewPrivs, no_new_privs()),
+    ]);
 }
 
 /// Gives up what a server of NBD does not need once it listens: it may remove what lies in `folders`, and end

@@ -17,6 +17,7 @@ use super::run_dir::RunDir;
 use super::{message, socket};
 use crate::block::Geometry;
 use crate::config::DeviceConfig;
+use crate::confine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::Artefact;
 use crate::ublk::{Control, Device, block_path};
@@ -37,6 +38,9 @@ pub fn mind(
 ) -> Result<()> {
     let mut wake = Wake::new()?;
     let (socket, child) = launch::spawn("plane", &config, artefact)?;
+    if config.confine {
+        confine::for_minder();
+    }
     let mut minder = Minder {
         run_dir: RunDir::new(config.run_dir.clone()),
         config,

@@ -22,7 +22,9 @@ pub use confine::{deny_write_execute, unshare_mounts};
 pub use lock::lock_file;
 pub use memory::AlignedBytes;
 pub use place::Place;
-pub use process::{drop_capabilities, first_inherited_fd, set_io_flusher};
+pub use process::{
+    drop_capabilities, first_inherited_fd, keep_minders_capabilities, set_io_flusher,
+};
 pub use queue::{Event, QueueRing};
 pub use ring::ControlRing;
 pub use s2n::S2nConnection;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rustix::io::Errno;
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities,
 };
 
@@ -36,8 +36,22 @@ pub fn set_io_flusher() -> io::Result<()> {
 ///
 /// The system's.
 pub fn drop_capabilities() -> io::Result<()> {
-    for bit in 0..u64::BITS {
-        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)) {
+    keep_capabilities(CapabilitySet::empty())
+}
+
+/// The same, but for what ublk's control commands take, and files of other users in a run directory.
+///
+/// # Errors
+///
+/// The system's.
+pub fn keep_minders_capabilities() -> io::Result<()> {
+    keep_capabilities(CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_OVERRIDE)
+}
+
+fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
+    let all = (0..u64::BITS).map(|bit| CapabilitySet::from_bits_retain(1 << bit));
+    for capability in all.filter(|capability| !kept.contains(*capability)) {
+        match remove_capability_from_bounding_set(capability) {
             Ok(()) => {}
             // That was the last; or this is nobody who could lose any.
             Err(Errno::INVAL | Errno::PERM) => break,
@@ -45,11 +59,11 @@ pub fn drop_capabilities() -> io::Result<()> {
         }
     }
     clear_ambient_capability_set()?;
-    let none = CapabilitySet::empty();
+    let left = capabilities(None)?.permitted & kept;
     let sets = CapabilitySets {
-        effective: none,
-        permitted: none,
-        inheritable: none,
+        effective: left,
+        permitted: left,
+        inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, sets)?;
     Ok(())
