@@ -27,7 +27,7 @@ use crate::nbd::{Address, Listener, Service, Tls, serve_clients};
 use crate::serve::Engine;
 use crate::stats::Stats;
 use crate::store::{Grant, Stores};
-use crate::sys::{Blocking, drop_capabilities, first_inherited_fd};
+use crate::sys::{Blocking, first_inherited_fd, spawn_unprivileged};
 use crate::wake::Wake;
 
 /// The registered port of the protocol.
@@ -309,13 +309,9 @@ impl Captive {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let wait = move || {
             let _at_end = at_end;
-            let _ = drop_capabilities();
             child.wait()
         };
-        let waiter = thread::Builder::new()
-            .name("run".into())
-            .spawn(wait)
-            .doing(failed)?;
+        let waiter = spawn_unprivileged("run", wait).doing(failed)?;
         Ok(Captive { pid, waiter })
     }
 

@@ -117,7 +117,6 @@ const CLIENTS: &[c_long] = &[
 const NEVER: &[c_long] = &[
     libc::SYS_add_key,
     libc::SYS_bpf,
-    libc::SYS_capset,
     libc::SYS_chroot,
     libc::SYS_delete_module,
     libc::SYS_execve,

@@ -8,7 +8,7 @@ use wasmtime::{Config, Engine};
 
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::sys::drop_capabilities;
+use crate::sys::spawn_unprivileged;
 
 /// The one configuration for all guests. Compiled guests are valid for exactly this.
 ///
@@ -70,8 +70,6 @@ impl Clock {
         let watched = Arc::downgrade(&calls);
         let engine = engine.clone();
         let run = move || {
-            // It needs none; where that is no surprise, there were none.
-            let _ = drop_capabilities();
             while let Some(calls) = watched.upgrade() {
                 let calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
                 if calls.iter().any(|call| call.0.load(Relaxed)) {
@@ -81,9 +79,7 @@ impl Clock {
                 thread::sleep(limits::EPOCH_TICK);
             }
         };
-        thread::Builder::new()
-            .name("clock".into())
-            .spawn(run)
+        spawn_unprivileged("clock", run)
             .map_err(|why| Error::failed("cannot start a thread").because(why))?;
         Ok(Clock { calls })
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -15,7 +15,7 @@ use rustix::io::{read, write};
 use zerocopy::IntoBytes;
 
 use super::place::Place;
-use super::process::drop_capabilities;
+use super::process::spawn_unprivileged;
 use crate::block::{Carrier, Ended, Errno, Transfer, Work};
 use crate::limits;
 
@@ -60,8 +60,7 @@ impl Blocking {
             let (place, ready) = (place.clone(), blocking.ready.clone());
             let (jobs, results) = (jobs_receiver.clone(), results_sender.clone());
             let work = move || work(&place, &jobs, &results, &ready);
-            let thread = thread::Builder::new().name("store".into()).spawn(work)?;
-            blocking.threads.push(thread);
+            blocking.threads.push(spawn_unprivileged("store", work)?);
         }
         Ok(blocking)
     }
@@ -168,8 +167,6 @@ fn work(
     results: &Sender<(u32, Ended)>,
     ready: &OwnedFd,
 ) {
-    // All files are open.
-    let _ = drop_capabilities();
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((token, transfer)) = job else { return };

@@ -24,6 +24,7 @@ pub use memory::AlignedBytes;
 pub use place::Place;
 pub use process::{
     drop_capabilities, first_inherited_fd, keep_minders_capabilities, set_io_flusher,
+    spawn_unprivileged,
 };
 pub use queue::{Event, QueueRing};
 pub use ring::ControlRing;
