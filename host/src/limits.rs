@@ -84,6 +84,14 @@ pub const RESTART_CALM_TIME: Duration = Duration::from_secs(60);
 /// How long to wait before the second restart; twice as long before each that follows. The first is at once.
 pub const RESTART_DELAY: Duration = Duration::from_millis(50);
 
+/// Bytes of transfers that are begun before requests and signals have their turn: what memory moves in some
+/// milliseconds.
+pub const TURN_BYTES_MAX: u64 = 64 << 20;
+
+/// How long a worker waits at most while requests are under way: that long it may take to see that the device
+/// has failed, or that a request is overdue.
+pub const BUSY_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Threads that wait for stores where there is no ring: a disk has something to do, and they are few.
 pub const STORE_THREADS: usize = 8;
 

@@ -1,6 +1,6 @@
 //! The seam between every frontend and every target: one request, one answer. Nothing goes round it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::trace;
 
@@ -141,9 +141,30 @@ impl<'a> Engine<'a> {
         next
     }
 
-    /// Transfers that the target asked for since the last call, with their tokens.
+    /// Transfers that the target asked for, with their tokens: as many as are begun in one turn. Where that is
+    /// not all, [`Engine::has_transfers`].
     pub fn transfers(&mut self) -> impl Iterator<Item = (u32, Transfer)> {
-        self.output.transfers.drain(..)
+        let (mut count, mut bytes) = (0, 0);
+        for (_, transfer) in &self.output.transfers {
+            bytes += u64::from(transfer.moved_bytes());
+            if count > 0 && bytes > limits::TURN_BYTES_MAX {
+                break;
+            }
+            count += 1;
+        }
+        self.output.transfers.drain(..count)
+    }
+
+    /// Whether there are transfers that are not begun.
+    #[must_use]
+    pub fn has_transfers(&self) -> bool {
+        !self.output.transfers.is_empty()
+    }
+
+    /// Whether requests are under way.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.in_flight > 0
     }
 
     /// A transfer, or a part of one, has ended.
@@ -174,18 +195,19 @@ impl<'a> Engine<'a> {
             if let Some(outcome) = outcome {
                 return outcome;
             }
-            for (token, transfer) in self.output.transfers.drain(..) {
+            for (token, transfer) in self.transfers() {
                 let begun = carrier.begin(token, &transfer);
                 begun.map_err(|_| Errno::EIO)?;
-            }
-            if self.in_flight == 0 {
-                continue;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Errno::ETIMEDOUT);
             }
-            let wait = next.wait().map_or(left, |time| time.min(left));
+            let wait = if self.in_flight == 0 || self.has_transfers() {
+                Duration::ZERO
+            } else {
+                next.wait().map_or(left, |time| time.min(left))
+            };
             let mut ended = |token, ended| self.target.ended(token, ended, &mut self.output);
             carrier.wait(wait, &mut ended).map_err(|_| Errno::EIO)?;
         }

@@ -2,6 +2,7 @@
 //! its end.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -25,8 +26,11 @@ struct Tokens {
     states: Vec<Token>,
     free: Vec<u32>,
     new: Vec<u32>,
-    /// Who waits for a token.
-    waiting: Vec<Waker>,
+    /// Who waits for a token, in the order in which they came: none is free then.
+    waiting: VecDeque<(u64, Waker)>,
+    /// Tokens for those who waited, by their tickets, until they take them.
+    granted: Vec<(u64, u32)>,
+    next_ticket: u64,
 }
 
 thread_local! {
@@ -39,7 +43,7 @@ pub(crate) fn set_max(ops_max: usize) {
         tokens.states.resize_with(ops_max, || Token::Free);
         tokens.free.extend((0..ops_max as u32).rev());
         tokens.new.reserve(ops_max);
-        tokens.waiting.reserve(ops_max);
+        tokens.granted.reserve(ops_max);
     });
 }
 
@@ -47,6 +51,8 @@ pub(crate) fn set_max(ops_max: usize) {
 pub(crate) struct Operation {
     action: Record,
     token: Option<u32>,
+    /// Its place among those who wait for a token.
+    ticket: Option<u64>,
     /// The host uses memory that somebody here has borrowed, until it ends.
     borrows: bool,
 }
@@ -56,6 +62,7 @@ impl Operation {
         Operation {
             action,
             token: None,
+            ticket: None,
             borrows,
         }
     }
@@ -67,14 +74,11 @@ impl Future for Operation {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<u32> {
         TOKENS.with_borrow_mut(|tokens| {
             let Some(token) = self.token else {
-                match tokens.free.pop() {
-                    Some(token) => {
-                        tokens.states[token as usize] =
-                            Token::New(self.action, context.waker().clone());
-                        tokens.new.push(token);
-                        self.token = Some(token);
-                    }
-                    None => tokens.waiting.push(context.waker().clone()),
+                if let Some(token) = tokens.take(&mut self.ticket, context.waker()) {
+                    tokens.states[token as usize] =
+                        Token::New(self.action, context.waker().clone());
+                    tokens.new.push(token);
+                    self.token = Some(token);
                 }
                 return Poll::Pending;
             };
@@ -97,6 +101,9 @@ impl Future for Operation {
 
 impl Drop for Operation {
     fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            TOKENS.with_borrow_mut(|tokens| tokens.forget(ticket));
+        }
         let Some(token) = self.token else { return };
         TOKENS.with_borrow_mut(|tokens| match tokens.states[token as usize] {
             Token::UnderWay(_) if self.borrows => {
@@ -112,11 +119,41 @@ impl Drop for Operation {
 }
 
 impl Tokens {
+    /// A free token, or the one that was granted to a ticket. Without either, the ticket is who waits.
+    fn take(&mut self, ticket: &mut Option<u64>, waker: &Waker) -> Option<u32> {
+        if let Some(waiting) = *ticket {
+            let place = self.granted.iter().position(|(of, _)| *of == waiting)?;
+            *ticket = None;
+            return Some(self.granted.swap_remove(place).1);
+        }
+        if let Some(token) = self.free.pop() {
+            return Some(token);
+        }
+        *ticket = Some(self.next_ticket);
+        self.waiting.push_back((self.next_ticket, waker.clone()));
+        self.next_ticket += 1;
+        None
+    }
+
+    /// Who had this ticket waits no more.
+    fn forget(&mut self, ticket: u64) {
+        match self.granted.iter().position(|(of, _)| *of == ticket) {
+            Some(place) => {
+                let (_, token) = self.granted.swap_remove(place);
+                self.give_back(token);
+            }
+            None => self.waiting.retain(|(of, _)| *of != ticket),
+        }
+    }
+
     fn give_back(&mut self, token: u32) {
         self.states[token as usize] = Token::Free;
-        self.free.push(token);
-        if let Some(waker) = self.waiting.pop() {
-            waker.wake();
+        match self.waiting.pop_front() {
+            Some((ticket, waker)) => {
+                self.granted.push((ticket, token));
+                waker.wake();
+            }
+            None => self.free.push(token),
         }
     }
 }

@@ -57,6 +57,9 @@ pub struct Transfer {
     pub memory: Memory,
 }
 
+/// Bytes that are moved at a time: as much as the longest request has.
+const PART_BYTES_MAX: u32 = 1 << 20;
+
 /// Zeros that can be written at a time.
 pub const ZEROS_BYTES: u32 = 64 << 10;
 
@@ -74,12 +77,22 @@ impl Transfer {
         Some(self)
     }
 
+    /// Bytes that have to be moved for it.
+    #[must_use]
+    pub fn moved_bytes(&self) -> u32 {
+        match self.memory {
+            Memory::Nowhere => 0,
+            _ => self.length,
+        }
+    }
+
     /// The part of it that is asked for at a time.
     #[must_use]
     pub fn part(self) -> Transfer {
         let length_max = match self.memory {
             Memory::Zeros => ZEROS_BYTES,
-            _ => u32::MAX,
+            Memory::Nowhere => u32::MAX,
+            _ => PART_BYTES_MAX,
         };
         Transfer {
             length: self.length.min(length_max),

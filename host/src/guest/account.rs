@@ -44,6 +44,8 @@ pub struct Account {
     copied_bytes: u64,
     /// The guest is not called any more: transfers end, and do not go on.
     closed: bool,
+    /// A store did not make something durable. It says so once: who asks again is told that all is well.
+    has_lost: bool,
 }
 
 impl Account {
@@ -63,6 +65,7 @@ impl Account {
             periods: Periods::new(terms.deadline),
             copied_bytes: 0,
             closed: false,
+            has_lost: false,
             terms,
         }
     }
@@ -236,6 +239,8 @@ impl Account {
         let Some(&Token::Transfer { left, asked, done }) = self.tokens.get(token as usize) else {
             return;
         };
+        let durable = matches!(left.work, Work::Flush | Work::Write { durable: true });
+        self.has_lost |= durable && ended.is_err();
         let result = match ended {
             _ if self.closed => Err(Errno::EIO),
             Err(Errno::EOPNOTSUPP) if left.work == Work::Discard => Ok(()),
@@ -355,6 +360,12 @@ impl Account {
             (None, Some(_)) => Next::Within(self.periods.length()),
             (None, None) => Next::Submitted,
         }
+    }
+
+    /// Whether a store did not make something durable that it was to.
+    #[must_use]
+    pub fn has_lost(&self) -> bool {
+        self.has_lost
     }
 
     /// Transfers under way.

@@ -28,6 +28,8 @@ pub(super) struct State {
     pub(super) limiter: Limiter,
     pub(super) lent: Lent,
     pub(super) waiting: Waiting,
+    /// A store did not flush.
+    pub(super) has_lost: bool,
     stores: Arc<Stores>,
     log: Arc<LogGate>,
     wasi: WasiCtx,
@@ -74,6 +76,7 @@ impl State {
             limiter: Limiter::new(budget),
             lent: Lent::Closed,
             waiting: Waiting::Allowed,
+            has_lost: false,
             stores,
             log,
             wasi,
@@ -259,11 +262,16 @@ impl bindings_store::Host for State {
         offset: u64,
         data: Vec<u8>,
     ) -> Result<std::result::Result<(), types::Errno>> {
+        if data.len() > limits::TRANSFER_BYTES_MAX as usize {
+            return Ok(Err(types::Errno::Invalid));
+        }
         self.on_store(number, |store| store.write(offset, &data))
     }
 
     fn flush(&mut self, number: u32) -> Result<std::result::Result<(), types::Errno>> {
-        self.on_store(number, Store::flush)
+        let flushed = self.on_store(number, Store::flush);
+        self.has_lost |= matches!(flushed, Ok(Err(_)));
+        flushed
     }
 
     fn discard(

@@ -181,7 +181,8 @@ pub fn action(record: &Record) -> Result<Action, NoAction> {
             work,
             #[expect(clippy::cast_possible_truncation, reason = "the low half")]
             store: how as u16,
-            offset,
+            // Nobody looks at that of a fill.
+            offset: if work == Work::Fill { 0 } else { offset },
             length,
             memory,
         },

@@ -286,6 +286,10 @@ impl Running for Ring {
         self.account.take_requests(take);
     }
 
+    fn has_lost(&self) -> bool {
+        self.account.has_lost()
+    }
+
     fn under_way(&self) -> u32 {
         self.account.under_way()
     }

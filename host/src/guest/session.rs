@@ -49,6 +49,11 @@ impl Session {
         self.deadline
     }
 
+    /// What belongs to the instance on the host's side.
+    pub(super) fn state(&self) -> &State {
+        self.store.data()
+    }
+
     /// One call, watched by the clock. An error is a trap, or what the caller makes one.
     pub(super) fn call<T>(
         &mut self,

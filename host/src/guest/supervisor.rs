@@ -20,6 +20,11 @@ pub(super) trait Running: Target {
     /// Gives back all requests that it has not answered, when it is not called any more.
     fn take_requests(&mut self, take: &mut dyn FnMut(u32, &Checked));
 
+    /// Whether a store did not make something durable for it: the next instance could not know.
+    fn has_lost(&self) -> bool {
+        false
+    }
+
     /// Its transfers that are under way.
     fn under_way(&self) -> u32 {
         0
@@ -40,13 +45,16 @@ pub(super) struct Supervisor {
     running: Option<Box<dyn Running + Send>>,
     /// Requests without an answer that no instance has, by slot.
     unanswered: Box<[Option<Checked>]>,
+    /// How often each request was sent again; none was where there is nothing.
+    replays: Option<Box<[u8]>>,
     /// The instance is not called any more.
     has_ended: bool,
     /// When the next may begin.
     restart_at: Option<Instant>,
     /// Faults one soon after the other.
     faults: u32,
-    last_fault: Option<Instant>,
+    /// When the instance was ready.
+    begun_at: Instant,
 }
 
 impl Supervisor {
@@ -57,10 +65,11 @@ impl Supervisor {
             geometry: begun.geometry,
             place: begun.place,
             running: Some(begun.running),
+            replays: None,
             has_ended: false,
             restart_at: None,
             faults: 0,
-            last_fault: None,
+            begun_at: Instant::now(),
         }
     }
 
@@ -74,11 +83,9 @@ impl Supervisor {
             return health.give_up(&summary);
         }
         let now = Instant::now();
-        let calm = |last: Instant| now.duration_since(last) > limits::RESTART_CALM_TIME;
-        if self.last_fault.is_none_or(calm) {
+        if now.duration_since(self.begun_at) > limits::RESTART_CALM_TIME {
             self.faults = 0;
         }
-        self.last_fault = Some(now);
         self.faults += 1;
         if self.faults > limits::RESTARTS_MAX {
             error!("the guest keeps failing; from now on every request is EIO: {summary}{stack}");
@@ -124,6 +131,16 @@ impl Supervisor {
         {
             return Next::Submitted;
         }
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|running| running.has_lost())
+        {
+            let reason = "a store did not flush, and the instance that knew has ended";
+            error!("the guest has failed; from now on every request is EIO: {reason}");
+            self.opener.health.give_up(reason);
+            return self.give_up(output);
+        }
         // Its memory is the next one's.
         self.running = None;
         let Some(time) = self.restart_at else {
@@ -142,11 +159,24 @@ impl Supervisor {
         self.restart_at = None;
         self.opener.health.count_restart();
         info!("the next instance of the guest serves");
-        for (slot, request) in (0..).zip(&mut self.unanswered) {
-            if let Some(request) = request.take() {
-                running.submit(slot, &request);
+        let count = self.unanswered.len();
+        let replays = self.replays.get_or_insert_with(|| vec![0; count].into());
+        for ((slot, request), replays) in (0..).zip(&mut self.unanswered).zip(replays) {
+            let Some(request) = request.take() else {
+                *replays = 0;
+                continue;
+            };
+            *replays += 1;
+            if u32::from(*replays) > limits::RESTARTS_MAX {
+                // Whatever the others come to: it is not sent again for ever.
+                *replays = 0;
+                let result = Err(Errno::EIO);
+                output.answers.push(Answer { slot, result });
+                continue;
             }
+            running.submit(slot, &request);
         }
+        self.begun_at = Instant::now();
         self.running = Some(running);
         self.has_ended = false;
         Next::Again
@@ -190,7 +220,13 @@ impl Target for Supervisor {
             }
             return self.go_on(output);
         };
+        let before = output.answers.len();
         let next = running.poll(output);
+        if let Some(replays) = &mut self.replays {
+            for answer in &output.answers[before..] {
+                replays[answer.slot as usize] = 0;
+            }
+        }
         match running.take_fault() {
             None => next,
             Some(fault) => {

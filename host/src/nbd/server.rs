@@ -272,15 +272,21 @@ impl Server {
     /// Lets the guest work, and carries out what it asks for, as long as that ends at once.
     fn serve(&mut self, engine: &mut Engine<'_>, carrier: &mut Blocking) -> Result<Next> {
         carrier.take_ended(|token, ended| engine.ended(token, ended));
+        let mut bytes = 0;
         for _ in 0..limits::NBD_TURN_REQUESTS_MAX {
             let answers = &mut self.answers;
             let next = engine.poll(|slot, result| answers.push((slot, result)));
             for (token, transfer) in engine.transfers() {
+                bytes += u64::from(transfer.moved_bytes());
                 let begun = carrier.begin(token, &transfer);
                 begun.doing(|| "cannot use the guest's stores".into())?;
             }
-            if carrier.take_ended(|token, ended| engine.ended(token, ended)) == 0 {
+            let ended = carrier.take_ended(|token, ended| engine.ended(token, ended));
+            if ended == 0 && !engine.has_transfers() {
                 return Ok(next);
+            }
+            if bytes > limits::TURN_BYTES_MAX {
+                break;
             }
         }
         // The clients have their turn.

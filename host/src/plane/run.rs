@@ -141,11 +141,12 @@ impl Plane<'_> {
     fn serve(&mut self, first: Opened, wake: &mut Wake, null: &File) -> Result<()> {
         let geometry = self.shared.geometry;
         let (fetched, all_fetched) = channel();
+        let hidden = first.place.hidden;
         let mut first = Some(first);
         for queues in self.shared.info.shares(geometry.replicated) {
             let opened = match first.take() {
                 Some(opened) => opened,
-                None => self.open_another(&geometry)?,
+                None => self.open_another(&geometry, hidden)?,
             };
             wake.check()?;
             let at_end = wake.at_end().doing(thread_failed)?;
@@ -175,9 +176,9 @@ impl Plane<'_> {
     }
 
     /// A further instance of a replicated guest: it must be the same device.
-    fn open_another(&self, geometry: &Geometry) -> Result<Opened> {
+    fn open_another(&self, geometry: &Geometry, hidden: bool) -> Result<Opened> {
         let again = self.opener.open()?;
-        if again.geometry == *geometry {
+        if again.geometry == *geometry && again.place.hidden == hidden {
             return Ok(again);
         }
         let name = self.opener.guest.name();

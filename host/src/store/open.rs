@@ -70,6 +70,9 @@ impl Store {
                 ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem if !grant.read_only => {
                     "; behind the path, ':ro' asks for reading only"
                 }
+                ErrorKind::ResourceBusy => {
+                    "; it is mounted, or in use in another way: end that first"
+                }
                 ErrorKind::InvalidInput if grant.direct => {
                     "; leave out ':direct': this file system does not have it"
                 }
@@ -88,6 +91,10 @@ impl Store {
         if grant.direct {
             flags |= libc::O_DIRECT;
         }
+        if kind.is_block_device() && !grant.read_only {
+            // Not while the system, or somebody who says the same, uses it.
+            flags |= libc::O_EXCL;
+        }
         let file = OpenOptions::new()
             .read(true)
             .write(!grant.read_only)
@@ -96,6 +103,11 @@ impl Store {
             .map_err(failed)?;
         lock(&file, grant)?;
         let (size_bytes, block_bytes) = measure(&file).map_err(failed)?;
+        if !block_bytes.is_power_of_two() || !(512..=4096).contains(&block_bytes) {
+            return Err(Error::failed(format!(
+                "--store {name}={shown} has blocks of {block_bytes} bytes; they may be 512 to 4096"
+            )));
+        }
         if size_bytes < 512 {
             return Err(Error::failed(format!(
                 "--store {name}={shown} has {size_bytes} bytes, and must have at least 512"

@@ -27,7 +27,8 @@ impl Shape {
         let (aligned, changes) = match asked.work {
             Work::Flush => return Ok(()),
             Work::Read => (true, false),
-            Work::Write { .. } => (true, true),
+            // Zeros may have to be written.
+            Work::Write { .. } | Work::WriteZeroes { .. } => (true, true),
             _ => (false, true),
         };
         if changes && self.read_only {

@@ -23,8 +23,11 @@ pub struct Place {
     pub hidden: bool,
 }
 
-/// What is written where there is nothing.
-static ZEROS: [u8; ZEROS_BYTES as usize] = [0; ZEROS_BYTES as usize];
+/// What is written where there is nothing; on a page, as stores may want it that pass by the system's cache.
+static ZEROS: OnPages = OnPages([0; ZEROS_BYTES as usize]);
+
+#[repr(align(4096))]
+struct OnPages([u8; ZEROS_BYTES as usize]);
 
 impl Place {
     /// That of a target without an arena or stores.
@@ -60,7 +63,7 @@ impl Place {
             Memory::Arena(at) => self.in_arena(at as usize, length),
             Memory::Request(tag, at) => self.slots.at(tag, at as usize, length),
             Memory::Zeros => {
-                assert!(length <= ZEROS.len(), "a part of zeros is short");
+                assert!(length <= ZEROS.0.len(), "a part of zeros is short");
                 NonNull::from_ref(&ZEROS).cast()
             }
         }

@@ -90,6 +90,12 @@ impl QueueRing {
         if slots.count() < tags || slots.bytes() < info.max_io_buf_bytes as usize {
             return Err(io::Error::other("the slots do not fit the queues"));
         }
+        if info.is_zero_copy() && !place.hidden {
+            // Nobody knows then whether all of a read was written.
+            return Err(io::Error::other(
+                "zero copy is not for a guest that looks at data",
+            ));
+        }
         let entries = (tags + place.transfers_max).next_power_of_two();
         let ring = build_ring(entries.min(ENTRIES_MAX))?;
         let stores = place.stores.all().iter();

@@ -47,9 +47,14 @@ pub enum DataPath {
 /// be copied for what is not from or to a store.
 const ZERO_COPY: u64 = feature::SUPPORT_ZERO_COPY | feature::AUTO_BUF_REG | feature::USER_COPY;
 
+/// Buffers that a ring can have registered (`IORING_MAX_REG_BUFFERS` in `io_uring/rsrc.h`).
+const REGISTERED_MAX: u32 = 1 << 14;
+
 /// The features for the data path that is asked for.
-fn zero_copy(control: &Control, spec: &Spec) -> Result<u64> {
-    let possible = control.features() & ZERO_COPY == ZERO_COPY;
+fn zero_copy(control: &Control, spec: &Spec, geometry: &Geometry) -> Result<u64> {
+    let queues = if geometry.replicated { 1 } else { spec.queues };
+    let fits = u32::from(queues) * u32::from(spec.depth) <= REGISTERED_MAX;
+    let possible = control.features() & ZERO_COPY == ZERO_COPY && fits;
     match spec.data_path {
         DataPath::Copy => Ok(0),
         DataPath::Auto if spec.hidden && possible => Ok(ZERO_COPY),
@@ -57,6 +62,9 @@ fn zero_copy(control: &Control, spec: &Spec) -> Result<u64> {
         DataPath::ZeroCopy if !spec.hidden => Err(Error::usage(
             "--data-path zero-copy: this guest looks at the data of requests; 'auto' lets it",
         )),
+        DataPath::ZeroCopy if !fits => Err(Error::usage(format!(
+            "--data-path zero-copy: at most {REGISTERED_MAX} requests of one instance; a smaller --depth has fewer"
+        ))),
         DataPath::ZeroCopy if !possible => Err(Error::failed(
             "--data-path zero-copy: the kernel's ublk driver has no AUTO_BUF_REG, which needs Linux 6.16; \
              'auto' copies there",
@@ -81,7 +89,7 @@ impl Device {
     /// Says which step the kernel refused, and what to do about a taken id. Nothing is left behind.
     pub fn add(mut control: Control, spec: &Spec, geometry: &Geometry) -> Result<Device> {
         let scan_off = control.features() & feature::NO_AUTO_PART_SCAN;
-        let zero_copy = zero_copy(&control, spec)?;
+        let zero_copy = zero_copy(&control, spec, geometry)?;
         let wanted = DevInfo {
             nr_hw_queues: spec.queues,
             queue_depth: spec.depth,

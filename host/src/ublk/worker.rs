@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use super::abi::{DevInfo, IoDesc};
 use super::{decode, encode};
 use crate::block::{Carrier, Errno, Next};
+use crate::limits;
 use crate::serve::Engine;
 use crate::sys::{Event, Place, QueueRing};
 
@@ -34,7 +36,7 @@ pub fn serve_queues(ring: &mut QueueRing, engine: &mut Engine<'_>) -> io::Result
     let mut next = Next::Again;
     loop {
         let mut batch = 0;
-        let go_on = ring.turn(next.wait(), |event| match event {
+        let go_on = ring.turn(wait(next, engine), |event| match event {
             Event::Arrived(slot, desc) => {
                 batch += 1;
                 if let Err(errno) = begin(engine, slot, desc) {
@@ -55,6 +57,17 @@ pub fn serve_queues(ring: &mut QueueRing, engine: &mut Engine<'_>) -> io::Result
         for (token, transfer) in engine.transfers() {
             ring.begin(token, &transfer)?;
         }
+        if engine.has_transfers() {
+            next = Next::Again;
+        }
+    }
+}
+
+/// How long to wait for the ring.
+fn wait(next: Next, engine: &Engine<'_>) -> Option<Duration> {
+    match next.wait() {
+        None if engine.is_busy() => Some(limits::BUSY_WAIT_MAX),
+        time => time.map(|time| time.min(limits::RING_TIMER_MAX)),
     }
 }
 
