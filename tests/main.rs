@@ -12,6 +12,7 @@ mod faults;
 mod filesystem;
 mod geometry;
 mod guest;
+mod inspect;
 mod lies;
 mod lifecycle;
 mod mappers;

@@ -54,6 +54,9 @@ pub enum Command {
     /// Serve a guest over the network block device protocol: no privilege, no kernel driver. Prints the
     /// URI once clients can connect.
     Nbd(Nbd),
+    /// Show what a guest is and would need, from its file: nothing of it is compiled or run. Also for guests
+    /// that would be refused: it says why.
+    Inspect(Inspect),
     /// Show the devices of this machine that wasmblk serves.
     List(Format),
     /// Show what one device is, and what it did.
@@ -107,6 +110,17 @@ pub struct Guest {
     /// Let the process that serves keep its privileges, for looking into it with a debugger.
     #[arg(long)]
     pub no_confine: bool,
+}
+
+/// `wasmblk inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// The guest: a WebAssembly component.
+    #[arg(value_name = "GUEST")]
+    pub file: PathBuf,
+    /// How to print it.
+    #[command(flatten)]
+    pub format: Format,
 }
 
 /// `wasmblk nbd`.

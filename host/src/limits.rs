@@ -47,6 +47,12 @@ pub const GUEST_PARTS_MAX: usize = 32;
 /// See [`GUEST_PARTS_MAX`].
 pub const GUEST_MEMORIES_MAX: usize = 8;
 
+/// Imports and exports of a guest that is inspected, and components inside components. Toolchains make a few
+/// dozen of the former and one of the latter.
+pub const GUEST_NAMES_MAX: usize = 1024;
+/// See [`GUEST_NAMES_MAX`].
+pub const GUEST_DEPTH_MAX: i32 = 32;
+
 /// Handles (streams, pollables) that a guest may hold. Toolchains use a handful.
 pub const GUEST_RESOURCES_MAX: usize = 256;
 

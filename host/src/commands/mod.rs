@@ -5,6 +5,7 @@ mod del;
 mod devices;
 mod doctor;
 mod info;
+mod inspect;
 mod list;
 mod load;
 mod nbd;
@@ -32,6 +33,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Nbd(nbd) => return nbd::run(&nbd, cache),
         Command::Add(add) => add::run(&add, &run_dir()?, cache, &cli.log),
+        Command::Inspect(command) => inspect::run(&command),
         Command::List(format) => list::run(format, &run_dir()?),
         Command::Info(info) => info::run(&info, &run_dir()?),
         Command::Del(del) => del::run(&del, &run_dir()?),

@@ -14,28 +14,121 @@ const RING_ANY_VERSION: &str = "wasmblk:block/ring@";
 const TRIM: &str = "wasmblk:block/trim@0.1.";
 const OURS: &str = "wasmblk:block/";
 
-/// What a guest may import without a grant: our own interfaces, and the parts of WASI that ordinary
-/// toolchains put into everything. Those are inert (see `imports`).
-const IMPORTS: [&str; 8] = [
-    "wasmblk:block/host@0.1.",
-    "wasmblk:block/store@0.1.",
-    "wasmblk:block/types@0.1.",
-    "wasi:cli/",
-    "wasi:io/",
-    "wasi:clocks/",
-    "wasi:random/",
-    "wasi:filesystem/",
+/// What is for every guest to import.
+const FREE: [&str; 2] = ["wasmblk:block/host@0.1.", "wasmblk:block/types@0.1."];
+const STORE: &str = "wasmblk:block/store@0.1.";
+
+/// The line of versions of WASI that loads.
+const WASI_VERSION: &str = "0.2.";
+
+/// The parts of WASI that ordinary toolchains put into everything. They are inert (see `imports`).
+const WASI: [&str; 20] = [
+    "wasi:cli/environment",
+    "wasi:cli/exit",
+    "wasi:cli/stderr",
+    "wasi:cli/stdin",
+    "wasi:cli/stdout",
+    "wasi:cli/terminal-input",
+    "wasi:cli/terminal-output",
+    "wasi:cli/terminal-stderr",
+    "wasi:cli/terminal-stdin",
+    "wasi:cli/terminal-stdout",
+    "wasi:clocks/monotonic-clock",
+    "wasi:clocks/wall-clock",
+    "wasi:filesystem/preopens",
+    "wasi:filesystem/types",
+    "wasi:io/error",
+    "wasi:io/poll",
+    "wasi:io/streams",
+    "wasi:random/insecure",
+    "wasi:random/insecure-seed",
+    "wasi:random/random",
 ];
 
 /// What a guest exports.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Contract {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contract {
     /// The interface `device`.
     Device,
     /// `device` and `trim`.
     DeviceWithTrim,
     /// The interface `ring`.
     Ring,
+}
+
+impl Contract {
+    /// In words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Contract::Device => "device",
+            Contract::DeviceWithTrim => "device with trim",
+            Contract::Ring => "ring",
+        }
+    }
+
+    /// By the names of what a component exports. The error says what is wrong, to be put behind its name.
+    pub(super) fn of(exports: &[String]) -> std::result::Result<Contract, String> {
+        let has = |start| exports.iter().any(|export| export.starts_with(start));
+        match (has(DEVICE), has(RING), has(TRIM)) {
+            (true, true, _) => {
+                Err("exports device and ring of wasmblk:block; a guest exports one of them".into())
+            }
+            (false, false, _) => Err(no_contract(exports)),
+            (false, true, _) => Ok(Contract::Ring),
+            (true, false, true) => Ok(Contract::DeviceWithTrim),
+            (true, false, false) => Ok(Contract::Device),
+        }
+    }
+}
+
+/// What an import needs from the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: every guest has it.
+    Nothing,
+    /// Nothing: it loads, and finds nothing there.
+    Inert,
+    /// Stores: those that the guest looks for are granted by name.
+    Stores,
+    /// It cannot be had: it is another version of ours.
+    OtherVersion,
+    /// It cannot be had: nothing grants it.
+    NotGranted,
+}
+
+impl Need {
+    /// By the name of an import.
+    pub(super) fn of(import: &str) -> Need {
+        let wasi = import.split_once('@').is_some_and(|(interface, version)| {
+            let digits = version.strip_prefix(WASI_VERSION).unwrap_or_default();
+            let release = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+            release && WASI.contains(&interface)
+        });
+        match import {
+            _ if wasi => Need::Inert,
+            _ if import.starts_with(STORE) => Need::Stores,
+            _ if FREE.iter().any(|known| import.starts_with(known)) => Need::Nothing,
+            _ if import.starts_with(OURS) => Need::OtherVersion,
+            _ => Need::NotGranted,
+        }
+    }
+
+    /// In words, with what to do.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Need::Nothing => "nothing: every guest has it",
+            Need::Inert => "nothing: it loads, and finds nothing there",
+            Need::Stores => {
+                "a --store NAME=PATH, or a policy file, for each store that it looks for"
+            }
+            Need::OtherVersion => {
+                "rebuild the guest with the wit folder of this wasmblk, version 0.1"
+            }
+            Need::NotGranted => "no option of this version grants it: build the guest without it",
+        }
+    }
 }
 
 /// Holds a component's exports and imports against the WIT.
@@ -49,57 +142,50 @@ pub(super) fn check(engine: &Engine, component: &Component, name: &str) -> Resul
         .exports(engine)
         .map(|(export, _)| word(export))
         .collect();
-    let has = |start| exports.iter().any(|export| export.starts_with(start));
-    let contract = match (has(DEVICE), has(RING), has(TRIM)) {
-        (true, true, _) => {
-            return Err(Error::usage(format!(
-                "{name} exports device and ring of wasmblk:block; a guest exports one of them"
-            )));
-        }
-        (false, false, _) => return Err(no_device(name, &exports)),
-        (false, true, _) => Contract::Ring,
-        (true, false, true) => Contract::DeviceWithTrim,
-        (true, false, false) => Contract::Device,
-    };
+    let refused = |why: String| Error::usage(format!("{name} {why}"));
+    let contract = Contract::of(&exports).map_err(refused)?;
     for (import, _) in interface.imports(engine) {
-        if !IMPORTS.iter().any(|known| import.starts_with(known)) {
-            return Err(refused(name, &word(import)));
+        if let Some(why) = refusal(import) {
+            return Err(refused(why));
         }
     }
     Ok(contract)
 }
 
-fn no_device(name: &str, exports: &[String]) -> Error {
+/// Why a guest with this import is refused, to be put behind its name.
+pub(super) fn refusal(import: &str) -> Option<String> {
+    let why = match Need::of(import) {
+        Need::Nothing | Need::Inert | Need::Stores => return None,
+        Need::OtherVersion => {
+            "does not have; it speaks version 0.1: rebuild the guest with its wit folder"
+        }
+        Need::NotGranted => {
+            "does not grant: no option of this version does, so build the guest without it"
+        }
+    };
+    Some(format!(
+        "imports {}, which this wasmblk {why}",
+        word(import)
+    ))
+}
+
+fn no_contract(exports: &[String]) -> String {
     let of_ours = |start: &str| exports.iter().find(|export| export.starts_with(start));
     let other_version = of_ours(DEVICE_ANY_VERSION)
         .or_else(|| of_ours(RING_ANY_VERSION))
         .or_else(|| of_ours(OURS));
-    Error::usage(match other_version {
+    match other_version {
         Some(export) => format!(
-            "{name} exports {export}; this wasmblk speaks version 0.1: rebuild the guest with its \
-             wit folder, or use a wasmblk of that version"
+            "exports {export}; this wasmblk speaks version 0.1: rebuild the guest with its wit folder, or \
+             use a wasmblk of that version"
         ),
-        None if exports.is_empty() => format!(
-            "{name} exports nothing; a guest exports wasmblk:block/device@0.1.0 or ring@0.1.0 (see \
-             wit/)"
-        ),
+        None if exports.is_empty() => {
+            "exports nothing; a guest exports wasmblk:block/device@0.1.0 or ring@0.1.0 (see wit/)"
+                .into()
+        }
         None => format!(
-            "{name} does not export wasmblk:block/device@0.1.0 or ring@0.1.0 (see wit/) but {}",
+            "does not export wasmblk:block/device@0.1.0 or ring@0.1.0 (see wit/) but {}",
             exports.join(", ")
         ),
-    })
-}
-
-fn refused(name: &str, import: &str) -> Error {
-    Error::usage(if import.starts_with(OURS) {
-        format!(
-            "{name} imports {import}, which this wasmblk does not have; it speaks version 0.1: \
-             rebuild the guest with its wit folder"
-        )
-    } else {
-        format!(
-            "{name} imports {import}, which is not granted: no option of this version grants it, so \
-             build the guest without it"
-        )
-    })
+    }
 }
