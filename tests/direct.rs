@@ -25,6 +25,7 @@ pub(crate) struct Direct {
     opened: Opened,
     carrier: Blocking,
     pub(crate) geometry: Geometry,
+    pub(crate) guest: Arc<Guest>,
     pub(crate) health: Arc<Health>,
     /// Behind all that uses them.
     _closed: Closed,
@@ -43,10 +44,13 @@ impl Drop for Closed {
 }
 
 /// What guests in these tests may use: little, so that a limit is reached soon.
-const LIMITS: Limits = Limits {
-    memory_bytes: 64 << 20,
-    deadline: Duration::from_millis(500),
-};
+pub(crate) fn limits() -> Limits {
+    Limits {
+        memory_bytes: 64 << 20,
+        deadline: Duration::from_millis(500),
+        ..Limits::default()
+    }
+}
 
 /// What all guests in these tests share.
 struct Common {
@@ -81,6 +85,15 @@ impl Common {
 impl Prepared {
     /// Compiles a guest from `guests/`, and opens the stores that it is granted, as `--store` has them.
     pub(crate) fn new(name: &str, options: &[(&str, &str)], stores: &[String]) -> Result<Prepared> {
+        Prepared::limited(name, options, stores, limits())
+    }
+
+    fn limited(
+        name: &str,
+        options: &[(&str, &str)],
+        stores: &[String],
+        limits: Limits,
+    ) -> Result<Prepared> {
         let Common { engine, clock, .. } = &*COMMON;
         let artefact = COMMON.compiled(name)?;
         let stores = Arc::new(Stores::open(&Grant::parse_all(stores)?)?);
@@ -89,7 +102,7 @@ impl Prepared {
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
         Ok(Prepared(Opener {
-            guest: Arc::new(Guest::load(engine, &artefact, name, LIMITS, stores)?),
+            guest: Arc::new(Guest::load(engine, &artefact, name, limits, stores)?),
             clock: clock.clone(),
             health: Arc::default(),
             options: options.into(),
@@ -123,12 +136,25 @@ impl Direct {
         options: &[(&str, &str)],
         stores: &[String],
     ) -> Result<Direct> {
-        let (opened, health) = Prepared::new(name, options, stores)?.open()?;
+        Direct::open_limited(name, options, stores, limits())
+    }
+
+    /// The same with other limits.
+    pub(crate) fn open_limited(
+        name: &str,
+        options: &[(&str, &str)],
+        stores: &[String],
+        limits: Limits,
+    ) -> Result<Direct> {
+        let prepared = Prepared::limited(name, options, stores, limits)?;
+        let guest = prepared.0.guest.clone();
+        let (opened, health) = prepared.open()?;
         let carrier = Blocking::new(&opened.place).expect("threads");
         let stores = opened.place.stores.clone();
         Ok(Direct {
             _closed: Closed(stores),
             geometry: opened.geometry,
+            guest,
             opened,
             carrier,
             health,

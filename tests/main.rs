@@ -1,6 +1,7 @@
 //! The test suite: one program, a module for each subject. What needs ublk runs in the test bed.
 
 mod account;
+mod budget;
 mod cli;
 mod codec;
 mod confine;
@@ -15,6 +16,7 @@ mod guest;
 mod inspect;
 mod lies;
 mod lifecycle;
+mod limits;
 mod mappers;
 mod model;
 mod nbd;
@@ -29,6 +31,7 @@ mod nbd_tls;
 mod nbd_transport;
 mod nbd_wire;
 mod oldest;
+mod policy;
 mod restart;
 mod ring;
 mod stores;

@@ -345,8 +345,10 @@ struct wasmblk_result *wasmblk_export_open(
     const char *wrong = wasmblk_open(options, count, disk);
     if (wrong) return wasmblk_refuse(0, wrong);
     if (!disk->max_transfer_bytes) {
-        disk->max_transfer_bytes = WASMBLK_TRANSFER_BYTES_DEFAULT < max_transfer_bytes
-            ? WASMBLK_TRANSFER_BYTES_DEFAULT : max_transfer_bytes;
+        disk->max_transfer_bytes = WASMBLK_TRANSFER_BYTES_DEFAULT;
+    }
+    if (disk->max_transfer_bytes > max_transfer_bytes) {
+        disk->max_transfer_bytes = max_transfer_bytes;
     }
     /* A page more from slot to slot, so that they do not share lines of the caches. */
     wasmblk_u64 stride = (wasmblk_u64)disk->max_transfer_bytes + WASMBLK_PAGE_BYTES;

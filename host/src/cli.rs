@@ -1,19 +1,22 @@
 //! The command line: types and their help, no behaviour.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::builder::RangedI64ValueParser;
+use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 
 use crate::limits;
 use crate::ublk::DataPath;
 
-const MEMORY_MIB_DEFAULT: u64 = limits::GUEST_MEMORY_BYTES_DEFAULT >> 20;
-
 fn up_to(max: u16) -> RangedI64ValueParser<u16> {
     value_parser!(u16).range(1..=i64::from(max))
+}
+
+fn within(range: &RangeInclusive<u64>) -> RangedU64ValueParser<u64> {
+    value_parser!(u64).range(range.clone())
 }
 
 fn id_range() -> RangedI64ValueParser<u32> {
@@ -92,6 +95,11 @@ pub struct Guest {
     /// The guest: a WebAssembly component.
     #[arg(value_name = "GUEST")]
     pub file: PathBuf,
+    /// A file with what the guest is granted and may use: TOML, with the names of these options, and '_' for
+    /// '-' (the README has one). The command line is put over it: a limit, a --store or the --set of a key
+    /// takes the place of what the file has of that name, others are added.
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
     /// An option for the guest; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
@@ -99,17 +107,34 @@ pub struct Guest {
     /// guest from writing, ':direct' passes by the system's cache.
     #[arg(long = "store", value_name = "NAME=PATH[:ro][:direct]")]
     pub stores: Vec<String>,
-    /// Memory of the guest, in MiB; of a `ring` guest, with the data of all requests in flight.
-    #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB_DEFAULT)]
-    #[arg(value_parser = value_parser!(u64).range(1..=limits::GUEST_MEMORY_BYTES_MAX >> 20))]
-    pub memory_mib: u64,
-    /// Longest call into the guest, and longest that a `ring` guest may keep a request, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = limits::DEADLINE_DEFAULT.as_secs())]
-    #[arg(value_parser = value_parser!(u64).range(1..=limits::DEADLINE_MAX.as_secs()))]
-    pub deadline: u64,
+    /// What it may use.
+    #[command(flatten)]
+    pub limits: GuestLimits,
     /// Let the process that serves keep its privileges, for looking into it with a debugger.
     #[arg(long)]
     pub no_confine: bool,
+}
+
+/// What a guest may use.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct GuestLimits {
+    /// Memory of the guest, in MiB; of a `ring` guest, with the data of all requests in flight [default: 1024].
+    #[arg(long, value_name = "MIB", value_parser = within(&limits::MEMORY_MIB))]
+    pub memory_mib: Option<u64>,
+    /// Longest call into the guest, and longest that a `ring` guest may keep a request, in seconds [default: 30].
+    #[arg(long, value_name = "SECONDS", value_parser = within(&limits::DEADLINE_SECONDS))]
+    pub deadline: Option<u64>,
+    /// Computing time of the guest in percent of a processor, its host's part of the work included; one that is
+    /// over it waits. A `replicated` guest has that for each queue [default: 100, which is no limit].
+    #[arg(long, value_name = "PERCENT", value_parser = within(&limits::CPU_PERCENT))]
+    pub cpu_percent: Option<u64>,
+    /// Messages of the guest in the log each second [default: 20].
+    #[arg(long, value_name = "N", value_parser = within(&limits::LOG_LINES))]
+    pub log_lines: Option<u64>,
+    /// Longest read or write that the guest is sent, in KiB, a multiple of 4; the guest may want less
+    /// [default: 1024].
+    #[arg(long, value_name = "KIB", value_parser = within(&limits::TRANSFER_KIB))]
+    pub transfer_kib: Option<u64>,
 }
 
 /// `wasmblk inspect`.
@@ -198,12 +223,12 @@ pub struct Add {
     /// The number N of /dev/ublkbN [default: the first that is free].
     #[arg(long, value_name = "N", value_parser = id_range())]
     pub id: Option<u32>,
-    /// Hardware queues; the kernel gives no more than there are processors.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = up_to(limits::QUEUES_MAX))]
-    pub queues: u16,
-    /// Requests in flight on each queue.
-    #[arg(long, value_name = "N", default_value_t = limits::DEPTH_DEFAULT, value_parser = up_to(limits::DEPTH_MAX))]
-    pub depth: u16,
+    /// Hardware queues; the kernel gives no more than there are processors [default: 1].
+    #[arg(long, value_name = "N", value_parser = up_to(limits::QUEUES_MAX))]
+    pub queues: Option<u16>,
+    /// Requests in flight on each queue [default: 128].
+    #[arg(long, value_name = "N", value_parser = up_to(limits::DEPTH_MAX))]
+    pub depth: Option<u16>,
     /// How the data of requests comes and goes.
     #[arg(long, value_name = "PATH", default_value = "auto")]
     pub data_path: DataPath,

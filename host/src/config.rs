@@ -7,10 +7,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::cli::{self, Add};
+use crate::cli::{self, Add, GuestLimits};
 use crate::error::{Error, Result};
 use crate::guest::{Limits, Source};
 use crate::limits;
+use crate::policy::Policy;
 use crate::store::Grant;
 use crate::ublk::{DataPath, Spec};
 
@@ -37,10 +38,8 @@ pub struct DeviceConfig {
     pub name: Option<String>,
     /// The operator's serial number.
     pub serial: Option<String>,
-    /// Memory of the guest in bytes.
-    pub memory_bytes: u64,
-    /// Longest call into the guest.
-    pub deadline: Duration,
+    /// What the guest may use.
+    pub limits: Limits,
     /// Folder of the control socket and the log.
     pub run_dir: PathBuf,
     /// What to log.
@@ -55,43 +54,39 @@ impl DeviceConfig {
     /// # Errors
     ///
     /// Names the option and says what would be right.
-    pub fn new(add: &Add, source: &Source, run_dir: PathBuf, log: &str) -> Result<DeviceConfig> {
-        let tags = u32::from(add.queues) * u32::from(add.depth);
+    pub fn new(
+        add: &Add,
+        wanted: Wanted,
+        source: &Source,
+        run_dir: PathBuf,
+        log: &str,
+    ) -> Result<DeviceConfig> {
+        let policy = &wanted.policy;
+        let queues = add.queues.or(policy.queues).unwrap_or(1);
+        let depth = (add.depth.or(policy.depth)).unwrap_or(limits::DEPTH_DEFAULT);
+        let tags = u32::from(queues) * u32::from(depth);
         if tags > limits::TAGS_MAX {
             let max = limits::TAGS_MAX;
             return Err(Error::usage(format!(
-                "--queues {} times --depth {} is {tags}; at most {max} requests may be in flight",
-                add.queues, add.depth
+                "--queues {queues} times --depth {depth} is {tags}; at most {max} requests may be in flight"
             )));
         }
-
-        let limits = guest_limits(&add.guest);
         Ok(DeviceConfig {
             guest: std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone()),
             digest: source.digest.clone(),
-            options: parse_options(&add.guest.options)?,
-            stores: Grant::parse_all(&add.guest.stores)?,
+            options: wanted.options,
+            stores: wanted.stores,
             id: add.id,
             data_path: add.data_path,
-            queues: add.queues,
-            depth: add.depth,
+            queues,
+            depth,
             name: add.name.as_deref().map(check_name).transpose()?,
             serial: add.serial.as_deref().map(check_serial).transpose()?,
-            memory_bytes: limits.memory_bytes,
-            deadline: limits.deadline,
+            limits: wanted.limits,
             run_dir,
             log: log.to_owned(),
             confine: !add.guest.no_confine,
         })
-    }
-
-    /// What one instance may use.
-    #[must_use]
-    pub fn limits(&self) -> Limits {
-        Limits {
-            memory_bytes: self.memory_bytes,
-            deadline: self.deadline,
-        }
     }
 
     /// What the device is asked for, by what its guest has.
@@ -123,22 +118,83 @@ impl DeviceConfig {
     }
 }
 
-/// What a guest may use, by the command line.
-#[must_use]
-pub fn guest_limits(guest: &cli::Guest) -> Limits {
-    let deadline = Duration::from_secs(guest.deadline);
-    Limits {
-        memory_bytes: guest.memory_mib << 20,
-        deadline,
+/// What the operator wants of a guest: the command line, put over the policy file.
+#[derive(Debug)]
+pub struct Wanted {
+    /// What the file says.
+    pub policy: Policy,
+    /// Options for the guest, in the order given.
+    pub options: Vec<(String, String)>,
+    /// What the guest is granted.
+    pub stores: Vec<Grant>,
+    /// What the guest may use.
+    pub limits: Limits,
+}
+
+impl Wanted {
+    /// Reads the policy file, once, and checks both.
+    ///
+    /// # Errors
+    ///
+    /// Names the option, or the file and its line, and says what would be right.
+    pub fn new(guest: &cli::Guest) -> Result<Wanted> {
+        let policy = guest.policy.as_deref().map(Policy::read).transpose()?;
+        let mut policy = policy.unwrap_or_default();
+        let given = parse_options(&guest.options)?;
+        // A key may come twice: all that the file has of it go.
+        let mut options = std::mem::take(&mut policy.options);
+        options.retain(|(key, _)| given.iter().all(|(other, _)| other != key));
+        options.extend(given);
+        let stores = std::mem::take(&mut policy.stores);
+        Ok(Wanted {
+            options,
+            stores: Grant::put_over(stores, Grant::parse_all(&guest.stores)?)?,
+            limits: guest_limits(&put_over(&policy.limits, &guest.limits))?,
+            policy,
+        })
     }
 }
 
+/// Limits over others: what is not given above is that below.
+fn put_over(below: &GuestLimits, above: &GuestLimits) -> GuestLimits {
+    GuestLimits {
+        memory_mib: above.memory_mib.or(below.memory_mib),
+        deadline: above.deadline.or(below.deadline),
+        cpu_percent: above.cpu_percent.or(below.cpu_percent),
+        log_lines: above.log_lines.or(below.log_lines),
+        transfer_kib: above.transfer_kib.or(below.transfer_kib),
+    }
+}
+
+/// What a guest may use. The numbers are in their ranges.
+fn guest_limits(wanted: &GuestLimits) -> Result<Limits> {
+    let mut limits = Limits::default();
+    if let Some(mib) = wanted.memory_mib {
+        limits.memory_bytes = mib << 20;
+    }
+    if let Some(seconds) = wanted.deadline {
+        limits.deadline = Duration::from_secs(seconds);
+    }
+    let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    if let Some(percent) = wanted.cpu_percent {
+        limits.cpu_percent = small(percent);
+    }
+    if let Some(lines) = wanted.log_lines {
+        limits.log_lines = small(lines);
+    }
+    if let Some(kib) = wanted.transfer_kib {
+        if !kib.is_multiple_of(4) {
+            return Err(Error::usage(format!(
+                "--transfer-kib {kib}: expected a multiple of 4"
+            )));
+        }
+        limits.transfer_bytes = small(kib << 10);
+    }
+    Ok(limits)
+}
+
 /// The guest's options, in the order given.
-///
-/// # Errors
-///
-/// Names the first that is none.
-pub fn parse_options(options: &[String]) -> Result<Vec<(String, String)>> {
+fn parse_options(options: &[String]) -> Result<Vec<(String, String)>> {
     options.iter().map(|option| parse_option(option)).collect()
 }
 

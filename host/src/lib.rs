@@ -53,6 +53,7 @@ pub mod guest;
 pub mod limits;
 pub mod nbd;
 pub mod plane;
+pub mod policy;
 pub mod serve;
 pub mod stats;
 pub mod store;

@@ -1,5 +1,6 @@
 //! Every limit and default of the host, with its reason. Times are durations, sizes are in bytes.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Longest read or write where the guest names none. The kernel's own default for ublk; beyond it
@@ -9,6 +10,9 @@ pub const TRANSFER_BYTES_DEFAULT: u32 = 512 << 10;
 /// Longest read or write that a guest may ask for. Each tag has a slot of this size, so a queue of the
 /// default depth can take 128 MiB of the host's memory, or, by the contract `ring`, of the guest's.
 pub const TRANSFER_BYTES_MAX: u32 = 1 << 20;
+
+/// The least that `--transfer-kib` may be: a page, which every client may send.
+pub const TRANSFER_BYTES_MIN: u32 = 4096;
 
 /// Requests in flight on one queue unless `--depth` says otherwise: what ublksrv's tools use, and as
 /// deep as an ordinary client goes.
@@ -47,6 +51,9 @@ pub const GUEST_PARTS_MAX: usize = 32;
 /// See [`GUEST_PARTS_MAX`].
 pub const GUEST_MEMORIES_MAX: usize = 8;
 
+/// A policy file: as many stores as there may be, with long paths.
+pub const POLICY_BYTES_MAX: u64 = 512 << 10;
+
 /// Imports and exports of a guest that is inspected, and components inside components. Toolchains make a few
 /// dozen of the former and one of the latter.
 pub const GUEST_NAMES_MAX: usize = 1024;
@@ -62,6 +69,24 @@ pub const TABLE_ELEMENT_BYTES: usize = 16;
 /// How long one call into a guest may run unless `--deadline` says otherwise: longer than a slow guest
 /// on a busy machine needs. A request may wait for the calls of all that came before it.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Computing time of the thread of each instance in percent of a processor, unless `--cpu-percent` says otherwise:
+/// all of it, which is no limit.
+pub const CPU_PERCENT_DEFAULT: u32 = 100;
+
+/// How often the computing time of calls is looked at where it is limited: what a guest may take too much before
+/// it waits. What that costs is in `host/DESIGN.md`.
+pub const CPU_TICK: Duration = Duration::from_millis(5);
+
+/// How long a guest must have been idle for the clock to go slowly again.
+pub const CPU_IDLE_TIME: Duration = Duration::from_secs(2);
+
+/// Computing time that a guest may save up: a few requests at full speed after it had nothing to do.
+pub const CPU_CREDIT_MAX: Duration = Duration::from_millis(50);
+
+/// Longest wait at a time of a guest that has used too much: signals and stops wait for it. With a tick between
+/// two, less than the least budget is used.
+pub const CPU_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Actions of one `poll` of the contract `ring`: more than a queue of the greatest depth needs; the host
 /// looks at all of them before it does anything else.
@@ -98,11 +123,18 @@ pub const TURN_BYTES_MAX: u64 = 64 << 20;
 /// has failed, or that a request is overdue.
 pub const BUSY_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// How long a store may be in use by somebody else before that is an error: who ends, or has just started a
+/// process, has it for a moment.
+pub const STORE_LOCK_TIME: Duration = Duration::from_millis(300);
+
 /// Threads that wait for stores where there is no ring: a disk has something to do, and they are few.
 pub const STORE_THREADS: usize = 8;
 
 /// Stores of one device: as many as a wide stripe has legs.
 pub const STORES_MAX: usize = 64;
+
+/// Stores that a guest looks for in vain of which an error speaks: more are no help.
+pub const MISSING_STORES_MAX: usize = 4;
 
 /// How often running calls are looked at: the accuracy of the deadline.
 pub const EPOCH_TICK: Duration = Duration::from_millis(100);
@@ -119,9 +151,12 @@ pub const GUEST_WORDS_BYTES_MAX: usize = 512;
 /// Functions of a guest's stack in the log.
 pub const STACK_FRAMES_MAX: usize = 32;
 
-/// Messages of a guest in the log each second, from all its instances; the rest are counted. At this
-/// rate it takes minutes to fill a log.
-pub const GUEST_LOG_LINES_PER_SECOND: u32 = 20;
+/// Messages of a guest in the log each second, from all its instances, unless `--log-lines` says otherwise; the
+/// rest are counted. At this rate it takes minutes to fill a log.
+pub const GUEST_LOG_LINES_DEFAULT: u32 = 20;
+
+/// The most that `--log-lines` may be: what somebody who looks for a mistake may want for a moment.
+pub const GUEST_LOG_LINES_MAX: u32 = 10_000;
 
 /// Random bytes that a guest may ask for at a time; they are made one by one.
 pub const GUEST_RANDOM_BYTES_MAX: u64 = 64 << 10;
@@ -232,3 +267,19 @@ pub const NBD_TURN_REQUESTS_MAX: u32 = 64;
 
 /// How long the command of `nbd --run` may take to end when it is told to, before it is killed.
 pub const CAPTIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What `--memory-mib` may be.
+pub const MEMORY_MIB: RangeInclusive<u64> = 1..=GUEST_MEMORY_BYTES_MAX >> 20;
+
+/// What `--deadline` may be.
+pub const DEADLINE_SECONDS: RangeInclusive<u64> = 1..=DEADLINE_MAX.as_secs();
+
+/// What `--cpu-percent` may be.
+pub const CPU_PERCENT: RangeInclusive<u64> = 1..=CPU_PERCENT_DEFAULT as u64;
+
+/// What `--log-lines` may be; with 0 the guest has no log.
+pub const LOG_LINES: RangeInclusive<u64> = 0..=GUEST_LOG_LINES_MAX as u64;
+
+/// What `--transfer-kib` may be.
+pub const TRANSFER_KIB: RangeInclusive<u64> =
+    TRANSFER_BYTES_MIN as u64 >> 10..=TRANSFER_BYTES_MAX as u64 >> 10;

@@ -20,6 +20,7 @@ pub struct Stats {
     errors: AtomicU64,
     batches: AtomicU64,
     batch_max: AtomicU64,
+    transfer_max_bytes: AtomicU64,
 }
 
 /// What the counters were at one moment, as `info --json` shows them.
@@ -48,6 +49,9 @@ pub struct Snapshot {
     pub batches: u64,
     /// Most requests that one of them brought.
     pub batch_max: u64,
+    /// The longest read or write.
+    #[serde(default)]
+    pub transfer_max_bytes: u64,
 }
 
 impl Snapshot {
@@ -69,11 +73,17 @@ impl Stats {
             Op::WriteZeroes => &self.write_zeroes,
         };
         requests.fetch_add(1, Relaxed);
-        match request.op {
-            Op::Read => self.read_bytes.fetch_add(request.length.into(), Relaxed),
-            Op::Write => self.written_bytes.fetch_add(request.length.into(), Relaxed),
-            _ => 0,
+        let length = u64::from(request.length);
+        let bytes = match request.op {
+            Op::Read => &self.read_bytes,
+            Op::Write => &self.written_bytes,
+            _ => return,
         };
+        bytes.fetch_add(length, Relaxed);
+        // Rarely a new one: most of the time this only looks.
+        if length > self.transfer_max_bytes.load(Relaxed) {
+            self.transfer_max_bytes.fetch_max(length, Relaxed);
+        }
     }
 
     /// Counts data that was copied between slots and a guest.
@@ -111,6 +121,7 @@ impl Stats {
             errors: self.errors.load(Relaxed),
             batches: self.batches.load(Relaxed),
             batch_max: self.batch_max.load(Relaxed),
+            transfer_max_bytes: self.transfer_max_bytes.load(Relaxed),
         }
     }
 }

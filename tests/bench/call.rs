@@ -1,7 +1,7 @@
 //! `bench call`: what it costs to have a guest answer a request, by contract and batch.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
@@ -81,10 +81,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn open(name: &str, options: &[(&str, &str)]) -> Result<Opened> {
     let engine = new_engine()?;
     let source = Source::read(&paths::guest(name))?;
-    let limits = Limits {
-        memory_bytes: 1 << 30,
-        deadline: Duration::from_secs(30),
-    };
+    let limits = Limits::default();
     let artefact = compile(&engine, &source, None)?;
     let options: Vec<(String, String)> = options
         .iter()

@@ -55,6 +55,7 @@ fn wait(folder: &Folder, round: usize) -> Result<f64> {
     let limits = Limits {
         memory_bytes: 1 << 30,
         deadline: Duration::from_secs(30),
+        ..Limits::default()
     };
     let opener = Opener {
         guest: Arc::new(Guest::load(

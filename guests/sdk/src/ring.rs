@@ -91,8 +91,9 @@ fn serve<D: 'static, F: Future<Output = Result<(), Errno>> + 'static>(
 ) -> Result<ring::Disk, OpenError> {
     let mut geometry = info.geometry();
     if geometry.max_transfer_bytes == 0 {
-        geometry.max_transfer_bytes = TRANSFER_BYTES_DEFAULT.min(shape.max_transfer_bytes);
+        geometry.max_transfer_bytes = TRANSFER_BYTES_DEFAULT;
     }
+    geometry.max_transfer_bytes = geometry.max_transfer_bytes.min(shape.max_transfer_bytes);
     let depth = shape.depth as usize;
     let slot_bytes = match data {
         ring::Data::Arena => geometry.max_transfer_bytes,

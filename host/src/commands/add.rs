@@ -6,18 +6,19 @@ use std::sync::Arc;
 use super::load::{Loaded, load};
 use super::{print, print_json};
 use crate::cli::{Add, Format};
-use crate::config::DeviceConfig;
+use crate::config::{DeviceConfig, Wanted};
 use crate::error::Result;
 use crate::guest::Guest;
 use crate::plane::{self, Ready, RunDir};
 
 pub(super) fn run(add: &Add, run_dir: &RunDir, cache: Option<&Path>, log: &str) -> Result<()> {
+    let wanted = Wanted::new(&add.guest)?;
     let Loaded {
         source,
         engine,
         artefact,
-    } = load(&add.guest, cache)?;
-    let config = DeviceConfig::new(add, &source, run_dir.path().to_owned(), log)?;
+    } = load(&add.guest.file, &wanted.policy, cache)?;
+    let config = DeviceConfig::new(add, wanted, &source, run_dir.path().to_owned(), log)?;
     drop(source);
     if add.foreground {
         return plane::mind(config, &artefact, |ready, _| {
@@ -26,7 +27,7 @@ pub(super) fn run(add: &Add, run_dir: &RunDir, cache: Option<&Path>, log: &str) 
     }
     // Loading it here as well finds what the contract forbids before any process is started.
     let name = config.guest.display().to_string();
-    Guest::load(&engine, &artefact, &name, config.limits(), Arc::default())?;
+    Guest::load(&engine, &artefact, &name, config.limits, Arc::default())?;
     announce(&plane::start(&config, &artefact)?, add.format)
 }
 

@@ -5,10 +5,10 @@ use std::path::Path;
 use tracing::warn;
 use wasmtime::Engine;
 
-use crate::cli;
 use crate::config::cache_dir;
 use crate::error::Result;
 use crate::guest::{Cache, Source, compile, new_engine};
+use crate::policy::Policy;
 use crate::sys::Artefact;
 
 /// A guest that can be loaded.
@@ -18,9 +18,10 @@ pub(super) struct Loaded {
     pub(super) artefact: Artefact,
 }
 
-/// Reads and compiles a guest; a cache that does not work costs time only.
-pub(super) fn load(guest: &cli::Guest, cache: Option<&Path>) -> Result<Loaded> {
-    let source = Source::read(&guest.file)?;
+/// Reads and compiles the guest that a policy is about; a cache that does not work costs time only.
+pub(super) fn load(file: &Path, policy: &Policy, cache: Option<&Path>) -> Result<Loaded> {
+    let source = Source::read(file)?;
+    policy.check(&source)?;
     let engine = new_engine()?;
     let cache = cache_dir(cache).and_then(|folder| {
         Cache::open(&folder)

@@ -17,7 +17,7 @@ use tracing::info;
 use super::load::{Loaded, load};
 use super::print;
 use crate::cli::{self, Nbd};
-use crate::config::{guest_limits, parse_options};
+use crate::config::Wanted;
 use crate::confine;
 use crate::error::{Context, Error, Result};
 use crate::guest::{Clock, Guest, Health, Opened, Opener, Tags};
@@ -26,7 +26,7 @@ use crate::nbd::handshake::{Offer, TlsMode};
 use crate::nbd::{Address, Listener, Service, Tls, serve_clients};
 use crate::serve::Engine;
 use crate::stats::Stats;
-use crate::store::{Grant, Stores};
+use crate::store::Stores;
 use crate::sys::{Blocking, first_inherited_fd, spawn_unprivileged};
 use crate::wake::Wake;
 
@@ -166,15 +166,19 @@ fn check_export(name: &str) -> Result<()> {
 
 /// Opens the guest, as one instance for all clients.
 fn open(nbd: &Nbd, cache: Option<&Path>, health: Arc<Health>) -> Result<Opened> {
-    let options = parse_options(&nbd.guest.options)?;
+    let Wanted {
+        policy,
+        options,
+        stores,
+        limits,
+    } = Wanted::new(&nbd.guest)?;
     let Loaded {
         source,
         engine,
         artefact,
-    } = load(&nbd.guest, cache)?;
+    } = load(&nbd.guest.file, &policy, cache)?;
     let name = source.path.display().to_string();
-    let stores = Arc::new(Stores::open(&Grant::parse_all(&nbd.guest.stores)?)?);
-    let limits = guest_limits(&nbd.guest);
+    let stores = Arc::new(Stores::open(&stores)?);
     let opener = Opener {
         guest: Arc::new(Guest::load(&engine, &artefact, &name, limits, stores)?),
         clock: Clock::start(&engine)?,

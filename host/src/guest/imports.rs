@@ -1,6 +1,7 @@
 //! What the host gives a guest: a log, and a WASI in which nothing happens.
 
 use std::io::ErrorKind;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,11 @@ use wasmtime_wasi::{
 use super::bindings::wasmblk::block::{host, store as bindings_store, types};
 use super::fault;
 use super::limiter::{Budget, Limiter};
+use super::pace::Pace;
+use super::usage::Meter;
 use crate::block::Errno;
 use crate::limits;
-use crate::store::{Store, Stores};
+use crate::store::{Store, Stores, is_name};
 use crate::sys::{self, Arena};
 use crate::text::printable;
 
@@ -30,7 +33,11 @@ pub(super) struct State {
     pub(super) waiting: Waiting,
     /// A store did not flush.
     pub(super) has_lost: bool,
+    /// Where its computing time has a limit.
+    pub(super) pace: Option<Pace>,
     stores: Arc<Stores>,
+    /// Stores that it looked for, and was not granted; only names that could be granted.
+    pub(super) missing: Vec<String>,
     log: Arc<LogGate>,
     wasi: WasiCtx,
     table: ResourceTable,
@@ -77,7 +84,9 @@ impl State {
             lent: Lent::Closed,
             waiting: Waiting::Allowed,
             has_lost: false,
+            pace: None,
             stores,
+            missing: Vec::new(),
             log,
             wasi,
             table,
@@ -232,6 +241,10 @@ impl bindings_store::Host for State {
     fn find(&mut self, name: String) -> Result<Option<bindings_store::Shape>> {
         let mut stores = (0..).zip(self.stores.all());
         let found = stores.find(|(_, store)| store.name == name);
+        let room = self.missing.len() < limits::MISSING_STORES_MAX;
+        if found.is_none() && room && is_name(&name) && !self.missing.contains(&name) {
+            self.missing.push(name);
+        }
         Ok(found.map(|(number, store)| bindings_store::Shape {
             number,
             size_bytes: store.shape.size_bytes,
@@ -303,7 +316,11 @@ impl bindings_store::Host for State {
 }
 
 /// Lets through so many messages a second, of all instances of a guest together.
-pub(super) struct LogGate(Mutex<Second>);
+pub(super) struct LogGate {
+    lines_per_second: u32,
+    meter: Arc<Meter>,
+    second: Mutex<Second>,
+}
 
 struct Second {
     begin: Instant,
@@ -311,19 +328,22 @@ struct Second {
 }
 
 impl LogGate {
-    pub(super) fn new() -> LogGate {
-        LogGate(Mutex::new(Second {
+    pub(super) fn new(lines_per_second: u32, meter: Arc<Meter>) -> LogGate {
+        let second = Mutex::new(Second {
             begin: Instant::now(),
             lines: 0,
-        }))
+        });
+        LogGate {
+            lines_per_second,
+            meter,
+            second,
+        }
     }
 
     fn admit(&self) -> bool {
-        let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
         if second.begin.elapsed() >= Duration::from_secs(1) {
-            let dropped = second
-                .lines
-                .saturating_sub(limits::GUEST_LOG_LINES_PER_SECOND);
+            let dropped = second.lines.saturating_sub(self.lines_per_second);
             if dropped > 0 {
                 warn!(target: "guest", "{dropped} messages came too fast and were dropped");
             }
@@ -333,6 +353,13 @@ impl LogGate {
             };
         }
         second.lines = second.lines.saturating_add(1);
-        second.lines <= limits::GUEST_LOG_LINES_PER_SECOND
+        let admitted = second.lines <= self.lines_per_second;
+        let counter = if admitted {
+            &self.meter.log_lines
+        } else {
+            &self.meter.log_lines_dropped
+        };
+        counter.fetch_add(1, Relaxed);
+        admitted
     }
 }

@@ -27,6 +27,11 @@ impl Budget {
     pub(super) fn bytes_max(&self) -> usize {
         self.bytes_max
     }
+
+    /// What is used.
+    pub(super) fn used_bytes(&self) -> usize {
+        self.bytes_max.saturating_sub(self.free_bytes.load(Relaxed))
+    }
 }
 
 /// Counts the linear memories and tables of one instance; they go back when it ends.

@@ -1,7 +1,6 @@
 //! A guest that is loaded, and how its instances begin.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use wasmtime::component::{InstancePre, Linker};
 use wasmtime::{Engine, Store};
@@ -12,6 +11,7 @@ use super::contract::{self, Contract};
 use super::fault;
 use super::imports::{self, LogGate, State};
 use super::limiter::Budget;
+use super::usage::{Limits, Meter, Usage};
 use crate::block::{Claims, Geometry};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -21,19 +21,11 @@ use crate::sys::Artefact;
 /// Data that a guest may pass to the host, or be given, in one call: a longest transfer and room.
 pub(super) const HOSTCALL_BYTES_MAX: usize = 2 * limits::TRANSFER_BYTES_MAX as usize;
 
-/// What a guest may use.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// All linear memories and tables of all its instances together, in bytes.
-    pub memory_bytes: u64,
-    /// The longest call. It interrupts wasm code, not one bulk memory instruction in it.
-    pub deadline: Duration,
-}
-
 /// A guest, compiled, checked and linked: ready for instances.
 pub struct Guest {
     name: String,
-    pub(super) deadline: Duration,
+    pub(super) limits: Limits,
+    pub(super) meter: Arc<Meter>,
     pub(super) budget: Budget,
     log: Arc<LogGate>,
     pub(super) stores: Arc<Stores>,
@@ -93,11 +85,13 @@ impl Guest {
             Contract::DeviceWithTrim => device::GuestIndices::new(&linked)
                 .and_then(|device| Ok(Exports::Device(device, Some(trim()?)))),
         };
+        let meter = Arc::new(Meter::default());
         Ok(Guest {
             name: name.to_owned(),
-            deadline: limits.deadline,
+            limits,
             budget: Budget::new(limits.memory_bytes),
-            log: Arc::new(LogGate::new()),
+            log: Arc::new(LogGate::new(limits.log_lines, meter.clone())),
+            meter,
             stores,
             exports: exports.map_err(misfit)?,
             linked,
@@ -117,6 +111,12 @@ impl Guest {
             Exports::Device(..) => "device",
             Exports::Ring(_) => "ring",
         }
+    }
+
+    /// What its instances use.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.meter.usage(self.budget.used_bytes() as u64)
     }
 
     pub(super) fn new_store(&self) -> Store<State> {
@@ -146,14 +146,18 @@ impl Guest {
         Error::failed(format!("the guest {} failed in {what}: {text}", self.name))
     }
 
+    /// The device that it claims to be, with transfers no longer than the operator wants them.
     pub(super) fn geometry(&self, claimed: &Claims) -> Result<Geometry> {
-        Geometry::new(claimed).map_err(|why| {
+        let mut geometry = Geometry::new(claimed).map_err(|why| {
             let name = &self.name;
             Error::usage(format!(
                 "the guest {name} describes a device that cannot be"
             ))
             .because(why)
-        })
+        })?;
+        let most = self.limits.transfer_bytes;
+        geometry.max_transfer_bytes = geometry.max_transfer_bytes.min(most);
+        Ok(geometry)
     }
 
     fn refusal(&self, error: OpenError) -> Error {

@@ -127,9 +127,7 @@ impl Opener {
     }
 
     fn new_session(&self) -> Session {
-        let Guest { deadline, .. } = *self.guest;
-        let health = self.health.clone();
-        Session::new(self.guest.new_store(), deadline, &self.clock, health)
+        Session::new(&self.guest, &self.clock, self.health.clone())
     }
 
     fn begin_device(
@@ -143,7 +141,8 @@ impl Opener {
             let instance = guest.linked.instantiate(&mut *store)?;
             open_device(store, &instance, (device, trim), &self.options)
         });
-        let (device, trim, claimed) = guest.accept(opened)?;
+        let opened = guest.accept(opened);
+        let (device, trim, claimed) = opened.map_err(|error| session.explain(error))?;
         let geometry = guest.geometry(&claimed)?;
         let slots = self.slots(&geometry, before)?;
         let instance = Instance::new(session, device, trim);
@@ -168,12 +167,14 @@ impl Opener {
             let instance = guest.linked.instantiate(&mut *store)?;
             // The arena counts as data that is passed, although it is not copied.
             store.set_hostcall_fuel(guest.budget.bytes_max());
-            let opened = ring::open(store, &instance, indices, &self.options, (depth, arena));
+            let shape = ring::shape(depth, guest.limits.transfer_bytes);
+            let opened = ring::open(store, &instance, indices, &self.options, (shape, arena));
             store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
             opened
         });
-        let opening = guest.accept(opened)?;
-        let geometry = guest.geometry(&opening.claimed())?;
+        let opened = guest.accept(opened);
+        let opening = opened.map_err(|error| session.explain(error))?;
+        let geometry = guest.geometry(&opening.claimed(guest.limits.transfer_bytes))?;
         let broken = |why| guest.broken("its layout or first poll", &why);
         let in_arena = opening.slots(depth, &geometry).map_err(broken)?;
         let hidden = in_arena.is_none();

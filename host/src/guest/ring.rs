@@ -48,6 +48,14 @@ pub(super) struct Opening {
     arena: Arena,
 }
 
+/// What the host offers a guest.
+pub(super) fn shape(depth: u32, max_transfer_bytes: u32) -> ring::Shape {
+    ring::Shape {
+        depth,
+        max_transfer_bytes,
+    }
+}
+
 /// Calls `ring.open`. The outer error is a trap or a breach of the contract, the inner one the guest's own.
 /// `before` is the arena of the instance that came before this one.
 pub(super) fn open(
@@ -55,13 +63,9 @@ pub(super) fn open(
     instance: &ComponentInstance,
     indices: &ring::GuestIndices,
     options: &[(String, String)],
-    (depth, before): (u32, Option<Arena>),
+    (shape, before): (ring::Shape, Option<Arena>),
 ) -> Result<std::result::Result<Opening, ring::OpenError>> {
     let guest = indices.load(&mut *store, instance)?;
-    let shape = ring::Shape {
-        depth,
-        max_transfer_bytes: limits::TRANSFER_BYTES_MAX,
-    };
     store.data_mut().lent = Lent::Open(before);
     let opened = guest.call_open(&mut *store, options, shape)?;
     let lent = std::mem::replace(&mut store.data_mut().lent, Lent::Closed);
@@ -77,11 +81,11 @@ pub(super) fn open(
 }
 
 impl Opening {
-    /// What the guest says of its device.
-    pub(super) fn claimed(&self) -> Claims {
+    /// What the guest says of its device, which was offered transfers of so many bytes.
+    pub(super) fn claimed(&self, offered_bytes: u32) -> Claims {
         let mut geometry = self.disk.geometry;
         if geometry.max_transfer_bytes == 0 {
-            geometry.max_transfer_bytes = limits::TRANSFER_BYTES_MAX;
+            geometry.max_transfer_bytes = offered_bytes;
         }
         claims(&geometry, self.disk.trim)
     }

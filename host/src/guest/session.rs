@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use wasmtime::Store;
+use wasmtime::{Store, UpdateDeadline};
 
 use super::engine::{Call, Clock};
 use super::fault::Health;
 use super::imports::State;
+use super::loaded::Guest;
+use super::pace::{Pace, Verdict};
+use crate::error::Error;
 use crate::limits;
+use crate::store::Grant;
 
 /// One running copy of a guest, with a store of its own: a trap ends it, and nothing else.
 pub(super) struct Session {
@@ -24,21 +28,23 @@ pub(super) struct Session {
 
 impl Session {
     /// A store for one instance, which is called under this deadline.
-    pub(super) fn new(
-        store: Store<State>,
-        deadline: Duration,
-        clock: &Clock,
-        health: Arc<Health>,
-    ) -> Session {
+    pub(super) fn new(guest: &Guest, clock: &Clock, health: Arc<Health>) -> Session {
+        let deadline = guest.limits.deadline;
+        let mut store = guest.new_store();
+        let paced = keep_pace(&mut store, guest, clock);
         let ticks = deadline
             .as_millis()
             .div_ceil(limits::EPOCH_TICK.as_millis());
         Session {
             store,
             deadline,
-            // One more: the first tick may come at once.
-            ticks: u64::try_from(ticks).unwrap_or(u64::MAX - 1) + 1,
-            call: clock.watch(),
+            // One more: the first tick may come at once. With a budget, each tick is looked at.
+            ticks: if paced {
+                1
+            } else {
+                u64::try_from(ticks).unwrap_or(u64::MAX - 1) + 1
+            },
+            call: clock.watch(guest.meter.clone(), paced),
             health,
             _clock: clock.clone(),
         }
@@ -54,11 +60,30 @@ impl Session {
         self.store.data()
     }
 
+    /// How to grant what it looked for in vain, behind an error that may be due to that.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let missing = &self.store.data().missing;
+        let grant = |name: &String| {
+            let line = Grant::line(name);
+            format!(
+                "it looked for the store '{name}', which is not granted: give --store {name}=PATH, or put this \
+                 line into the policy file, above its first [table]: {line}"
+            )
+        };
+        if missing.is_empty() {
+            return error;
+        }
+        error.because(missing.iter().map(grant).collect::<Vec<_>>().join("; "))
+    }
+
     /// One call, watched by the clock. An error is a trap, or what the caller makes one.
     pub(super) fn call<T>(
         &mut self,
         call: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
     ) -> wasmtime::Result<T> {
+        if let Some(pace) = &mut self.store.data_mut().pace {
+            pace.begin();
+        }
         self.store.set_epoch_deadline(self.ticks);
         let running = self.call.begin();
         let unwound = GiveUpOnPanic(&self.health);
@@ -66,6 +91,22 @@ impl Session {
         drop((running, unwound));
         outcome
     }
+}
+
+/// Has each tick looked at where the guest has a budget. Says whether it has.
+fn keep_pace(store: &mut Store<State>, guest: &Guest, clock: &Clock) -> bool {
+    store.data_mut().pace = Pace::new(&guest.limits, guest.meter.clone(), clock.ticks());
+    if store.data().pace.is_none() {
+        return false;
+    }
+    store.epoch_deadline_callback(|mut store| {
+        let verdict = store.data_mut().pace.as_mut().map(Pace::tick);
+        Ok(match verdict {
+            Some(Verdict::GoOn) => UpdateDeadline::Continue(1),
+            Some(Verdict::Overdue) | None => UpdateDeadline::Interrupt,
+        })
+    });
+    true
 }
 
 /// A panic of ours leaves the instance in the middle of a call: it is of no use any more.

@@ -70,7 +70,7 @@ fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Minder) -> Result<(
     let added = minder.add(geometry, &first.place)?;
     let id = added.info.dev_id;
     let shared = Arc::new(Shared {
-        contract: opener.guest.contract(),
+        guest: opener.guest.clone(),
         log: RunDir::new(config.run_dir.clone()).log(id),
         confinement,
         info: added.info,
@@ -102,7 +102,7 @@ fn load(config: &DeviceConfig, artefact: &Artefact) -> Result<(Engine, Guest)> {
     let stores = Arc::new(Stores::open(&config.stores)?);
     let engine = new_engine()?;
     let name = config.guest.display().to_string();
-    let guest = Guest::load(&engine, artefact, &name, config.limits(), stores)?;
+    let guest = Guest::load(&engine, artefact, &name, config.limits, stores)?;
     Ok((engine, guest))
 }
 

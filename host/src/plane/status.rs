@@ -11,7 +11,7 @@ use super::socket::Waiters;
 use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::confine::Layer;
-use crate::guest::Health;
+use crate::guest::{Guest, Health, Limits, Usage};
 use crate::stats::{Snapshot, Stats};
 use crate::store::Grant;
 use crate::ublk::{abi::DevInfo, block_path};
@@ -66,8 +66,8 @@ pub struct Status {
     pub depth: u16,
     pub workers: u16,
     pub data_path: String,
-    pub memory_max_bytes: u64,
-    pub deadline_ms: u128,
+    pub limits: LimitsShown,
+    pub usage: Usage,
     pub log: PathBuf,
     #[serde(default)]
     pub confinement: Vec<Layer>,
@@ -75,10 +75,32 @@ pub struct Status {
     pub stats: Snapshot,
 }
 
+/// What a guest may use, beside what it uses.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct LimitsShown {
+    pub memory_bytes: u64,
+    pub deadline_ms: u128,
+    pub cpu_percent: u32,
+    pub log_lines_per_second: u32,
+    pub transfer_bytes: u32,
+}
+
+impl LimitsShown {
+    fn new(limits: &Limits) -> LimitsShown {
+        LimitsShown {
+            memory_bytes: limits.memory_bytes,
+            deadline_ms: limits.deadline.as_millis(),
+            cpu_percent: limits.cpu_percent,
+            log_lines_per_second: limits.log_lines,
+            transfer_bytes: limits.transfer_bytes,
+        }
+    }
+}
+
 /// What a status is made from, shared by the threads of a data plane.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) contract: &'static str,
+    pub(super) guest: Arc<Guest>,
     pub(super) config: DeviceConfig,
     pub(super) geometry: Geometry,
     pub(super) info: DevInfo,
@@ -128,7 +150,7 @@ impl Shared {
             pid: std::process::id(),
             guest: config.guest.clone(),
             digest: config.digest.clone(),
-            contract: self.contract.into(),
+            contract: self.guest.contract().into(),
             options: config.options.clone(),
             stores: config.stores.clone(),
             size_bytes: geometry.size_bytes,
@@ -152,8 +174,8 @@ impl Shared {
             } else {
                 "copy".into()
             },
-            memory_max_bytes: config.memory_bytes,
-            deadline_ms: config.deadline.as_millis(),
+            limits: LimitsShown::new(&config.limits),
+            usage: self.guest.usage(),
             log: self.log.clone(),
             confinement: self.confinement.clone(),
             uptime_ms: self.since.elapsed().as_millis(),

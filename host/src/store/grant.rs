@@ -1,6 +1,6 @@
 //! `--store NAME=PATH[:ro][:direct]`, as words.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,31 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// Checks what is to be granted. The error says what is wrong.
+    ///
+    /// # Errors
+    ///
+    /// Where the name is none, or there is no path.
+    pub fn new(
+        name: &str,
+        path: &Path,
+        read_only: bool,
+        direct: bool,
+    ) -> std::result::Result<Grant, &'static str> {
+        if !is_name(name) {
+            return Err("the name is not letters, digits, '-', '_' or '.'");
+        }
+        if path.as_os_str().is_empty() {
+            return Err("there is no path");
+        }
+        Ok(Grant {
+            name: name.to_owned(),
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            read_only,
+            direct,
+        })
+    }
+
     /// Reads one `--store`.
     ///
     /// # Errors
@@ -36,10 +61,6 @@ impl Grant {
         let (name, mut path) = words
             .split_once('=')
             .ok_or_else(|| wrong("there is no '='"))?;
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if name.is_empty() || name.len() > limits::NAME_BYTES_MAX || !name.chars().all(plain) {
-            return Err(wrong("the name is not letters, digits, '-', '_' or '.'"));
-        }
         let (mut read_only, mut direct) = (false, false);
         while let Some((before, word)) = path.rsplit_once(':') {
             match word {
@@ -49,15 +70,7 @@ impl Grant {
             }
             path = before;
         }
-        if path.is_empty() {
-            return Err(wrong("there is no path"));
-        }
-        Ok(Grant {
-            name: name.to_owned(),
-            path: std::path::absolute(path).unwrap_or_else(|_| path.into()),
-            read_only,
-            direct,
-        })
+        Grant::new(name, Path::new(path), read_only, direct).map_err(wrong)
     }
 
     /// Reads all of a command line.
@@ -77,10 +90,48 @@ impl Grant {
             }
             grants.push(grant);
         }
-        if grants.len() > limits::STORES_MAX {
-            let most = limits::STORES_MAX;
-            return Err(Error::usage(format!("there are more than {most} --store")));
-        }
+        check_count(&grants)?;
         Ok(grants)
     }
+
+    /// Puts grants over others: one takes the place of that with its name.
+    ///
+    /// # Errors
+    ///
+    /// Where there are too many.
+    pub fn put_over(mut below: Vec<Grant>, above: Vec<Grant>) -> Result<Vec<Grant>> {
+        for grant in above {
+            match below.iter_mut().find(|other| other.name == grant.name) {
+                Some(place) => *place = grant,
+                None => below.push(grant),
+            }
+        }
+        check_count(&below)?;
+        Ok(below)
+    }
+
+    /// The line of a policy file that grants a store with this name.
+    #[must_use]
+    pub fn line(name: &str) -> String {
+        // A dot would be a name inside a name.
+        if name.contains('.') {
+            format!("stores.\"{name}\" = {{ path = \"PATH\" }}")
+        } else {
+            format!("stores.{name} = {{ path = \"PATH\" }}")
+        }
+    }
+}
+
+/// Whether a store can have this name.
+pub(crate) fn is_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && name.len() <= limits::NAME_BYTES_MAX && name.chars().all(plain)
+}
+
+fn check_count(grants: &[Grant]) -> Result<()> {
+    let most = limits::STORES_MAX;
+    if grants.len() > most {
+        return Err(Error::usage(format!("there are more than {most} stores")));
+    }
+    Ok(())
 }

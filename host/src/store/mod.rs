@@ -5,5 +5,6 @@ mod open;
 mod shape;
 
 pub use grant::Grant;
+pub(crate) use grant::is_name;
 pub use open::{Store, Stores};
 pub use shape::Shape;

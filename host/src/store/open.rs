@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate, major, minor};
 
@@ -11,7 +13,11 @@ use super::grant::Grant;
 use super::shape::Shape;
 use crate::block::Errno;
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::sys::{AlignedBytes, lock_file};
+
+/// How often a lock is tried.
+const LOCK_STEP: Duration = Duration::from_millis(5);
 
 /// Unit of `O_DIRECT` where the system does not tell.
 const DIRECT_BLOCK_BYTES: u32 = 4096;
@@ -233,8 +239,14 @@ fn errno(why: io::Error) -> Errno {
 
 /// Nobody else may use a store, unless all only read it.
 fn lock(file: &File, grant: &Grant) -> Result<()> {
-    let Err(why) = lock_file(file, !grant.read_only) else {
-        return Ok(());
+    // Whoever had it may be ending just now.
+    let begin = Instant::now();
+    let why = loop {
+        match lock_file(file, !grant.read_only) {
+            Ok(()) => return Ok(()),
+            Err(why) if begin.elapsed() > limits::STORE_LOCK_TIME => break why,
+            Err(_) => thread::sleep(LOCK_STEP),
+        }
     };
     let Grant { name, path, .. } = grant;
     let shown = path.display();

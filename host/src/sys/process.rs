@@ -11,6 +11,7 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities,
 };
+use std::time::Duration;
 
 /// `include/uapi/linux/prctl.h`; libc does not name it.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
@@ -112,4 +113,31 @@ pub fn first_inherited_fd() -> io::Result<OwnedFd> {
     // SAFETY: it is open; nobody in this process owns it: who set LISTEN_FDS made it for us, and it is
     // given out once.
     Ok(unsafe { OwnedFd::from_raw_fd(FIRST) })
+}
+
+/// Computing time of this thread until now.
+#[must_use]
+pub fn thread_cpu_time() -> Duration {
+    clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// Computing time of this process until now, of all its threads.
+#[must_use]
+pub fn process_cpu_time() -> Duration {
+    clock(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+/// Zero where there is no such clock; every kernel has those two.
+fn clock(id: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel fills the structure, which outlives the call.
+    let result = unsafe { libc::clock_gettime(id, &raw mut time) };
+    if result != 0 {
+        return Duration::ZERO;
+    }
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }

@@ -1,0 +1,146 @@
+//! What a guest may use, and what is told of what it uses.
+
+use tests::bed::in_bed;
+use tests::disk::{Disk, must};
+use tests::paths;
+use tests::uml::Machine;
+use wasmblk::block::{Backend, Errno};
+use wasmblk::guest::Limits;
+use wasmblk::limits::DEPTH_DEFAULT;
+
+use crate::cli::{Folder, expect};
+use crate::direct::{self, Direct};
+
+fn open(guest: &str, options: &[(&str, &str)], limits: Limits) -> Direct {
+    Direct::open_limited(guest, options, &[], limits).expect("it opens")
+}
+
+#[test]
+fn transfers_are_no_longer_than_the_operator_wants() {
+    let limits = Limits {
+        transfer_bytes: 16 << 10,
+        ..direct::limits()
+    };
+    // By both contracts and in C, and one that names a longer transfer than it was offered.
+    for guest in ["memory", "memory-device", "memory-c", "rogue"] {
+        let mut disk = open(guest, &[("size", "1M")], limits);
+        assert_eq!(disk.geometry.max_transfer_bytes, 16 << 10, "{guest}");
+        let data = [if guest == "rogue" { 0 } else { 7 }; 16 << 10];
+        disk.write(4096, &data, false).expect("write");
+        let mut back = [1; 16 << 10];
+        disk.read(4096, &mut back).expect("read");
+        assert!(back == data, "{guest}");
+    }
+    // The memory of its slots is that much smaller.
+    let used = |transfer_bytes| {
+        let limits = Limits {
+            transfer_bytes,
+            ..direct::limits()
+        };
+        open("memory", &[("size", "1M")], limits)
+            .guest
+            .usage()
+            .memory_bytes
+    };
+    assert!(used(1 << 20) > used(64 << 10) + (3 << 20), "4 slots");
+}
+
+#[test]
+fn memory_in_use_is_counted_and_given_back() {
+    let mut disk = open("memory", &[("size", "64M")], direct::limits());
+    let before = disk.guest.usage().memory_bytes;
+    assert!(before > 0 && before < 64 << 20, "{before}");
+    for n in 0..8 {
+        disk.write(n << 20, &vec![7; 1 << 20], false)
+            .expect("write");
+    }
+    let guest = disk.guest.clone();
+    assert!(guest.usage().memory_bytes >= before + (8 << 20));
+    drop(disk);
+    assert_eq!(guest.usage().memory_bytes, 0);
+}
+
+#[test]
+fn the_longest_call_is_seen_by_the_clock() {
+    let mut disk = open("faulty", &[("spin-at", "4096")], direct::limits());
+    disk.read(0, &mut [0; 512]).expect("nothing happens here");
+    assert!(disk.guest.usage().longest_call_ms < 300);
+    assert_eq!(disk.read(4096, &mut [0; 512]), Err(Errno::EIO));
+    let longest = disk.guest.usage().longest_call_ms;
+    assert!((300..5000).contains(&longest), "{longest} ms");
+}
+
+#[test]
+fn a_guest_says_no_more_than_it_may() {
+    for (log_lines, lines, dropped) in [(20, 1, 0), (0, 0, 1)] {
+        let limits = Limits {
+            log_lines,
+            ..direct::limits()
+        };
+        let mut disk = open("faulty", &[("trap-at", "0")], limits);
+        assert_eq!(disk.read(0, &mut [0; 512]), Err(Errno::EIO));
+        let usage = disk.guest.usage();
+        assert_eq!((usage.log_lines, usage.log_lines_dropped), (lines, dropped));
+    }
+}
+
+#[test]
+fn limits_out_of_range_are_refused() {
+    let folder = Folder::new("limits");
+    let memory = paths::guest("memory").display().to_string();
+    for (option, value, says) in [
+        ("--memory-mib", "65537", "1..=65536"),
+        ("--deadline", "0", "1..=60"),
+        ("--deadline", "61", "1..=60"),
+        ("--cpu-percent", "101", "1..=100"),
+        ("--log-lines", "10001", "0..=10000"),
+        ("--transfer-kib", "2048", "4..=1024"),
+        ("--transfer-kib", "6", "multiple of 4"),
+    ] {
+        expect(&folder.add(&[&memory, option, value]), 2, &[option, says]);
+    }
+}
+
+#[test]
+fn the_help_has_the_defaults() {
+    let help = must(&["add", "--help"]);
+    let words: Vec<&str> = help.split_whitespace().collect();
+    let help = words.join(" ");
+    let limits = Limits::default();
+    for (option, default) in [
+        ("--memory-mib", limits.memory_bytes >> 20),
+        ("--deadline", limits.deadline.as_secs()),
+        ("--cpu-percent", limits.cpu_percent.into()),
+        ("--log-lines", limits.log_lines.into()),
+        ("--transfer-kib", u64::from(limits.transfer_bytes) >> 10),
+        ("--depth", DEPTH_DEFAULT.into()),
+    ] {
+        let (_, about) = help.split_once(&format!("{option} <")).expect(option);
+        let (about, _) = about.split_once(']').expect(option);
+        let says = format!("[default: {default}");
+        assert!(about.contains(&says), "{option}: {about}");
+    }
+}
+
+#[test]
+fn info_shows_limits_and_use() {
+    in_bed(&Machine::default(), || {
+        let words = ["--memory-mib", "64", "--deadline", "7", "--log-lines", "3"];
+        let size = ["--set", "size=16M", "--transfer-kib", "64", "--depth", "8"];
+        let disk = Disk::add("memory", &[words, size].concat());
+        assert_eq!(disk.queue("max_sectors_kb"), "64");
+        let number = |field: &str| disk.info(field).parse::<u64>().expect("a number");
+        assert_eq!(number("/limits/memory_bytes"), 64 << 20);
+        assert_eq!(number("/limits/deadline_ms"), 7000);
+        assert_eq!(number("/limits/log_lines_per_second"), 3);
+        assert_eq!(number("/limits/transfer_bytes"), 64 << 10);
+        let before = number("/usage/memory_bytes");
+        tests::disk::fio(&disk.path, &["--rw=write", "--bs=256k", "--size=8m"]);
+        assert!(number("/usage/memory_bytes") >= before + (8 << 20));
+        assert_eq!(number("/stats/transfer_max_bytes"), 64 << 10);
+        assert!(number("/usage/longest_call_ms") < 7000);
+        let text = must(&["info", &disk.id]);
+        assert!(text.contains("limits.memory_bytes      64M"), "{text}");
+        disk.del();
+    });
+}
