@@ -1,5 +1,6 @@
 //! What a `ring` guest asks for, held against what it has: whatever bytes come, the account stays right.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -30,6 +31,7 @@ fn account(hidden: bool) -> Account {
         hidden_bytes_max: hidden.then_some(1 << 16),
         stores: [shape(1, false), shape(512, true)].into(),
         deadline: Duration::from_secs(30),
+        ticks: Arc::default(),
     })
 }
 

@@ -98,10 +98,6 @@ pub const RING_OPS_MAX: u32 = 65536;
 /// The longest timer of a guest; longer ones are due after this.
 pub const RING_TIMER_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// A `ring` guest may keep a request for as long as its deadline; that is looked at in every so many polls,
-/// and when nothing comes.
-pub const RING_POLLS_PER_LOOK: u32 = 16;
-
 /// While something of a `ring` guest is with a store, its requests may take so many deadlines.
 pub const RING_STORE_PERIODS_MAX: u32 = 4;
 

@@ -62,7 +62,7 @@ impl Account {
             coverage: terms
                 .hidden_bytes_max
                 .map(|bytes| Coverage::new(terms.depth, bytes)),
-            periods: Periods::new(terms.deadline),
+            periods: Periods::new(terms.deadline, terms.ticks.clone()),
             copied_bytes: 0,
             closed: false,
             has_lost: false,

@@ -1,8 +1,8 @@
 //! How long a guest keeps requests, without a look at the clock for each.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-
-use crate::limits;
 
 /// Time in periods that are as long as a guest's deadline: what was there for all of one is overdue.
 #[derive(Debug)]
@@ -10,16 +10,19 @@ pub(super) struct Periods {
     length: Duration,
     number: u32,
     end: Option<Instant>,
-    polls: u32,
+    /// What the clock counts, and how much that was at the last look.
+    ticks: Arc<AtomicU64>,
+    seen: u64,
 }
 
 impl Periods {
-    pub(super) fn new(length: Duration) -> Periods {
+    pub(super) fn new(length: Duration, ticks: Arc<AtomicU64>) -> Periods {
         Periods {
             length,
             number: 0,
             end: None,
-            polls: 0,
+            ticks,
+            seen: 0,
         }
     }
 
@@ -38,14 +41,14 @@ impl Periods {
         self.length
     }
 
-    /// Whether one ends now, and the next begins. The clock is not looked at in every call, as in some
-    /// machines it is slow, but where the caller has time.
+    /// Whether one ends now, and the next begins. The time is asked for once in a tick, as in some machines that
+    /// is slow, and where the caller has nothing else to do.
     pub(super) fn pass(&mut self, has_time: bool) -> bool {
-        self.polls = self.polls.wrapping_add(1);
-        let looks = has_time || self.polls.is_multiple_of(limits::RING_POLLS_PER_LOOK);
-        if self.end.is_some() && !looks {
+        let ticks = self.ticks.load(Relaxed);
+        if self.end.is_some() && !has_time && ticks == self.seen {
             return false;
         }
+        self.seen = ticks;
         let now = Instant::now();
         if self.end.is_some_and(|end| now < end) {
             return false;

@@ -144,6 +144,7 @@ impl Opening {
             hidden_bytes_max: hidden.then_some(geometry.max_transfer_bytes),
             stores: stores.shapes().into(),
             deadline: session.deadline(),
+            ticks: session.ticks(),
         };
         let mut ring = Ring {
             arena: self.arena,

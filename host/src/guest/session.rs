@@ -1,6 +1,7 @@
 //! One running copy of a guest: its store, and calls under a deadline.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ pub(super) struct Session {
     call: Arc<Call>,
     health: Arc<Health>,
     /// Keeps the deadline alive.
-    _clock: Clock,
+    clock: Clock,
 }
 
 impl Session {
@@ -46,13 +47,18 @@ impl Session {
             },
             call: clock.watch(guest.meter.clone(), paced),
             health,
-            _clock: clock.clone(),
+            clock: clock.clone(),
         }
     }
 
     /// The longest call.
     pub(super) fn deadline(&self) -> Duration {
         self.deadline
+    }
+
+    /// A number that changes with each tick of the clock.
+    pub(super) fn ticks(&self) -> Arc<AtomicU64> {
+        self.clock.ticks()
     }
 
     /// What belongs to the instance on the host's side.

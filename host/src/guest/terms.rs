@@ -1,6 +1,7 @@
 //! What is agreed on with a guest of the contract `ring`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::breach::Breach;
@@ -21,6 +22,8 @@ pub struct Terms {
     pub stores: Arc<[Shape]>,
     /// How long it may keep a request.
     pub deadline: Duration,
+    /// A number that changes now and then: when the time is worth a look.
+    pub ticks: Arc<AtomicU64>,
 }
 
 impl Terms {
