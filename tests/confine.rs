@@ -85,7 +85,7 @@ fn a_data_plane_has_nothing() {
         assert_eq!(mounts("self"), mounts(&minder));
         let all = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("it runs");
         assert_eq!(all.lines().count(), 1, "one empty root: {all}");
-        let root = fs::read_dir(format!("/proc/{pid}/root/")).expect("root may look");
+        let root = fs::read_dir(format!("/proc/{pid}/root")).expect("root may look");
         assert_eq!(root.count(), 0);
         let on = disk.info("/confinement");
         for layer in [

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tests::command::output;
 use tests::disk::run;
 
-use crate::nbd_server::{Folder, Raw, Server, content, nbd, number, option};
+use crate::nbd_server::{Folder, Raw, Server, content, copy_there_and_back, nbd, number, option};
 use crate::nbd_tls::certificates;
 
 pub(crate) const ALICE: &str = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
@@ -99,15 +99,7 @@ fn an_image_goes_in_and_comes_out_by_a_key() {
         let info = run("nbdinfo", &["--json", &uri]);
         assert!(info.contains("\"TLS\": true"), "{info}");
         assert!(info.contains("\"structured\": true"), "{info}");
-        let image = content(24 << 20);
-        let file = it.server.folder.file("in", &image);
-        let back = it.server.folder.text("out");
-        let many = ["--connections=4", "--requests=16"];
-        run("nbdcopy", &[&many[..], &[&file, &uri]].concat());
-        run("nbdcopy", &[&many[..], &[&uri, &back]].concat());
-        assert!(fs::read(&back).expect("a copy") == image);
-        run("nbdcopy", &["--request-size=33554432", &uri, &back]);
-        assert!(fs::read(&back).expect("a copy") == image);
+        copy_there_and_back(&it.server.folder, &uri);
         it.server.end();
     }
 }

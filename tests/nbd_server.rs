@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use tests::command::{output, wait_at_most};
+use tests::disk::run;
 use tests::paths;
 
 /// A folder that goes at the end.
@@ -171,6 +172,19 @@ pub(crate) fn stop(process: &mut Child) -> Option<ExitStatus> {
         let _ = process.wait();
     }
     ended
+}
+
+/// Copies an image of 24 MiB to an export and back, by several connections and in requests of 32 MiB.
+pub(crate) fn copy_there_and_back(folder: &Folder, uri: &str) {
+    let image = content(24 << 20);
+    let file = folder.file("in", &image);
+    let back = folder.text("out");
+    let many = ["--connections=4", "--requests=16"];
+    run("nbdcopy", &[&many[..], &[&file, uri]].concat());
+    run("nbdcopy", &[&many[..], &[uri, &back]].concat());
+    assert!(fs::read(&back).expect("a copy") == image);
+    run("nbdcopy", &["--request-size=33554432", uri, &back]);
+    assert!(fs::read(&back).expect("a copy") == image);
 }
 
 /// Content without a pattern that a mistake could hide in.

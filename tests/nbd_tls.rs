@@ -8,7 +8,7 @@ use tests::command::output;
 use tests::disk::{run, wasmblk};
 use tests::paths;
 
-use crate::nbd_server::{Folder, Raw, Server, content, nbd, number, option};
+use crate::nbd_server::{Folder, Raw, Server, content, copy_there_and_back, nbd, number, option};
 
 /// Makes an authority, and a server's and a client's certificate, into one folder.
 pub(crate) fn certificates(folder: &Path) {
@@ -100,15 +100,7 @@ fn an_image_goes_in_and_comes_out_encrypted() {
         assert!(uri.starts_with("nbds"), "{uri}");
         let info = run("nbdinfo", &["--json", &uri]);
         assert!(info.contains("\"TLS\": true"), "{info}");
-        let image = content(24 << 20);
-        let file = it.server.folder.file("in", &image);
-        let back = it.server.folder.text("out");
-        let many = ["--connections=4", "--requests=16"];
-        run("nbdcopy", &[&many[..], &[&file, &uri]].concat());
-        run("nbdcopy", &[&many[..], &[&uri, &back]].concat());
-        assert!(fs::read(&back).expect("a copy") == image);
-        run("nbdcopy", &["--request-size=33554432", &uri, &back]);
-        assert!(fs::read(&back).expect("a copy") == image);
+        copy_there_and_back(&it.server.folder, &uri);
         it.server.end();
     }
 }

@@ -11,17 +11,11 @@ use crate::load::Load;
 
 /// Requests per second as fio reaches them; `target` says with which engine and where.
 pub(crate) fn run(target: &[&str], load: &Load, time: Duration) -> Result<f64> {
-    let what = match (load.random, load.write) {
-        (true, false) => "randread",
-        (true, true) => "randwrite",
-        (false, false) => "read",
-        (false, true) => "write",
-    };
     let mut fio = Command::new("fio");
     fio.args(["--name=bench", "--time_based", "--norandommap", "--thread"])
         .args(["--group_reporting", "--output-format=json"])
         .args(target)
-        .arg(format!("--rw={what}"))
+        .arg(format!("--rw={}", load.what()))
         .arg(format!("--bs={}", load.bytes))
         .arg(format!("--iodepth={}", load.depth))
         .arg(format!("--numjobs={}", load.connections))

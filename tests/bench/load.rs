@@ -25,6 +25,18 @@ pub(crate) struct Load {
     pub(crate) span: u64,
 }
 
+impl Load {
+    /// What is done, as fio names it.
+    pub(crate) fn what(&self) -> &'static str {
+        match (self.random, self.write) {
+            (true, false) => "randread",
+            (true, true) => "randwrite",
+            (false, false) => "read",
+            (false, true) => "write",
+        }
+    }
+}
+
 /// How long a reply may take.
 const PATIENCE: Timespec = Timespec {
     tv_sec: 10,

@@ -180,14 +180,6 @@ fn cases() -> Vec<(String, Load)> {
         ] {
             for &depth in depths {
                 for write in [false, true] {
-                    let what = match (random, write) {
-                        (true, false) => "randread",
-                        (true, true) => "randwrite",
-                        (false, false) => "read",
-                        (false, true) => "write",
-                    };
-                    let kib = bytes >> 10;
-                    let name = format!("{what} {kib}k depth {depth} connections {connections}");
                     let load = Load {
                         write,
                         random,
@@ -197,6 +189,11 @@ fn cases() -> Vec<(String, Load)> {
                         batch: 1,
                         span: SPAN,
                     };
+                    let kib = bytes >> 10;
+                    let name = format!(
+                        "{} {kib}k depth {depth} connections {connections}",
+                        load.what()
+                    );
                     cases.push((name, load));
                 }
             }

@@ -1,6 +1,6 @@
 //! `bench stores`: the file guest beside what else passes files and disks through.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use tests::{install, paths};
 
 use crate::load::Load;
 use crate::server::{Folder, Server};
-use crate::ublk::{self, Device, Set, What, device, fill, rublk};
+use crate::ublk::{self, Device, Set, What, device, fill, null_blk, rublk};
 use crate::{nbd, report};
 
 /// Bytes of each backing file, all of which is used.
@@ -147,6 +147,7 @@ fn devices() -> Result<Vec<Device>> {
         let node = output(Command::new("losetup").args(words).arg(file))?;
         device(name, node.trim(), None)
     };
+    let nothing = |name: &str| null_blk(name, &[("size", "256")]);
     let file = |number: u32| -> Result<PathBuf> {
         let path = PathBuf::from(format!("/tmp/backing-{number}"));
         File::create(&path)?.set_len(SPAN)?;
@@ -158,33 +159,12 @@ fn devices() -> Result<Vec<Device>> {
         theirs("rublk loop -z", &file(3)?, 3, &["-z"])?,
         theirs("rublk loop", &file(4)?, 4, &[])?,
         kernels("loop", &file(5)?)?,
-        ours("disk", &null_blk("a")?, 11, "zero-copy")?,
-        ours("disk, copy", &null_blk("b")?, 12, "copy")?,
-        theirs("rublk disk -z", &null_blk("c")?, 13, &["-z"])?,
-        theirs("rublk disk", &null_blk("d")?, 14, &[])?,
-        kernels("loop on disk", &null_blk("e")?)?,
+        ours("disk", &nothing("a")?, 11, "zero-copy")?,
+        ours("disk, copy", &nothing("b")?, 12, "copy")?,
+        theirs("rublk disk -z", &nothing("c")?, 13, &["-z"])?,
+        theirs("rublk disk", &nothing("d")?, 14, &[])?,
+        kernels("loop on disk", &nothing("e")?)?,
     ])
-}
-
-/// A disk of the kernel that does nothing.
-fn null_blk(name: &str) -> Result<PathBuf> {
-    let folder = Path::new("/sys/kernel/config");
-    if !folder.join("nullb").exists() {
-        let mount = ["-t", "configfs", "config"];
-        output(Command::new("mount").args(mount).arg(folder))?;
-    }
-    let disk = folder.join("nullb").join(name);
-    fs::create_dir(&disk).context("null_blk's configuration")?;
-    for (attribute, value) in [("size", "256"), ("power", "1")] {
-        fs::write(disk.join(attribute), value).context(attribute)?;
-    }
-    let index = fs::read_to_string(disk.join("index"))?;
-    let node = PathBuf::from(format!("/dev/nullb{}", index.trim()));
-    Ok(if node.exists() {
-        node
-    } else {
-        Path::new("/dev").join(name)
-    })
 }
 
 fn cases() -> Vec<(String, &'static str, Load)> {
@@ -198,14 +178,6 @@ fn cases() -> Vec<(String, &'static str, Load)> {
             (1 << 20, false, 8, 1),
         ] {
             for write in [false, true] {
-                let what = match (random, write) {
-                    (true, false) => "randread",
-                    (true, true) => "randwrite",
-                    (false, false) => "read",
-                    (false, true) => "write",
-                };
-                let how = if batch > 1 { ", client batching" } else { "" };
-                let name = format!("{ours}: {what} {}k depth {depth}{how}", bytes >> 10);
                 let load = Load {
                     write,
                     random,
@@ -215,6 +187,12 @@ fn cases() -> Vec<(String, &'static str, Load)> {
                     batch,
                     span: SPAN,
                 };
+                let how = if batch > 1 { ", client batching" } else { "" };
+                let name = format!(
+                    "{ours}: {} {}k depth {depth}{how}",
+                    load.what(),
+                    bytes >> 10
+                );
                 cases.push((name, ours, load));
             }
         }

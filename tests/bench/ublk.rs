@@ -276,24 +276,29 @@ pub(crate) fn fill(node: &Path, bytes: u64) -> Result<()> {
 
 /// The kernel's RAM disk.
 fn null_blk_with_memory() -> Result<Device> {
+    let node = null_blk("memory", &[("size", "1024"), ("memory_backed", "1")])?;
+    device("null_blk memory", &node.display().to_string(), None)
+}
+
+/// A disk of the kernel's own driver for tests; it does nothing unless an attribute says so.
+pub(crate) fn null_blk(name: &str, attributes: &[(&str, &str)]) -> Result<PathBuf> {
     let folder = Path::new("/sys/kernel/config");
-    let _ = output(
-        Command::new("mount")
-            .args(["-t", "configfs", "config"])
-            .arg(folder),
-    );
-    let disk = folder.join("nullb/memory");
+    if !folder.join("nullb").exists() {
+        let mount = ["-t", "configfs", "config"];
+        output(Command::new("mount").args(mount).arg(folder))?;
+    }
+    let disk = folder.join("nullb").join(name);
     fs::create_dir(&disk).context("null_blk's configuration")?;
-    for (name, value) in [("size", "1024"), ("memory_backed", "1"), ("power", "1")] {
-        fs::write(disk.join(name), value).context(name)?;
+    for (attribute, value) in attributes.iter().chain(&[("power", "1")]) {
+        fs::write(disk.join(attribute), value).context((*attribute).to_owned())?;
     }
     let index = fs::read_to_string(disk.join("index"))?;
-    device(
-        "null_blk memory",
-        &format!("/dev/nullb{}", index.trim()),
-        None,
-    )
-    .or_else(|_| device("null_blk memory", "/dev/memory", None))
+    let node = PathBuf::from(format!("/dev/nullb{}", index.trim()));
+    Ok(if node.exists() {
+        node
+    } else {
+        Path::new("/dev").join(name)
+    })
 }
 
 pub(crate) fn device(name: &'static str, node: &str, server: Option<Child>) -> Result<Device> {

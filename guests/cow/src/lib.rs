@@ -118,16 +118,9 @@ impl Mapper for Cow {
         let shape = shape((base, overlay), options, block)?;
         let map = Overlay::open(overlay, shape)?;
         let sizes = (shape.chunk_bytes, shape.base_bytes);
-        let info = Info {
-            logical_block_bytes: block,
-            physical_block_bytes: overlay.block_bytes.max(block),
-            max_transfer_bytes: 1 << 20,
-            discard_granularity_bytes: shape.chunk_bytes as u32,
-            max_discard_bytes: 1 << 30,
-            max_write_zeroes_bytes: 1 << 30,
-            ..Info::new(shape.base_bytes)
-        };
-        Ok((Cow(Chunks::new(map, overlay, Some(base), sizes)), info))
+        let chunks = Chunks::new(map, overlay, Some(base), sizes);
+        let info = chunks.info(block);
+        Ok((Cow(chunks), info))
     }
 
     async fn read(&self, offset: u64, data: Data) -> Result<(), Errno> {

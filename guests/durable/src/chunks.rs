@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use wasmblk_guest::{Data, Errno, Held, Ranges, Store, all};
+use wasmblk_guest::{Data, Errno, Held, Info, Ranges, Store, all};
 
 use crate::buffers::Buffers;
 use crate::map::{Map, Place};
@@ -45,6 +45,20 @@ impl<M: Map> Chunks<M> {
             size_bytes,
             ranges: Ranges::default(),
             buffers: Buffers::new(BUFFERS),
+        }
+    }
+
+    /// What the disk says of itself, with a logical block of so many bytes.
+    #[must_use]
+    pub fn info(&self, block: u32) -> Info {
+        Info {
+            logical_block_bytes: block,
+            physical_block_bytes: self.store.block_bytes.max(block),
+            max_transfer_bytes: 1 << 20,
+            discard_granularity_bytes: self.chunk_bytes as u32,
+            max_discard_bytes: 1 << 30,
+            max_write_zeroes_bytes: 1 << 30,
+            ..Info::new(self.size_bytes)
         }
     }
 

@@ -66,17 +66,10 @@ impl Mapper for Thin {
         let (birth, size_bytes) = pool.volume(volume, size)?;
         pool.save()?;
         let map = Volume::open(&pool, birth, size_bytes)?;
-        let info = Info {
-            logical_block_bytes: block,
-            physical_block_bytes: store.block_bytes.max(block),
-            max_transfer_bytes: 1 << 20,
-            discard_granularity_bytes: pool.chunk_bytes as u32,
-            max_discard_bytes: 1 << 30,
-            max_write_zeroes_bytes: 1 << 30,
-            ..Info::new(size_bytes)
-        };
         let sizes = (pool.chunk_bytes, size_bytes);
-        Ok((Thin(Chunks::new(map, store, None, sizes)), info))
+        let chunks = Chunks::new(map, store, None, sizes);
+        let info = chunks.info(block);
+        Ok((Thin(chunks), info))
     }
 
     async fn read(&self, offset: u64, data: Data) -> Result<(), Errno> {

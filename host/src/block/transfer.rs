@@ -29,6 +29,14 @@ pub enum Work {
     CopyIn,
 }
 
+impl Work {
+    /// Whether there is no store in it: bytes are copied between a request's data and the arena, or are zeros.
+    #[must_use]
+    pub fn is_copy(self) -> bool {
+        matches!(self, Work::Fill | Work::CopyOut | Work::CopyIn)
+    }
+}
+
 /// Where the bytes are that do not lie in a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {

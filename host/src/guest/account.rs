@@ -186,10 +186,11 @@ impl Account {
     /// Whether the memory that a transfer names is the guest's to name.
     fn check_memory(&self, asked: &Transfer) -> Result<(), Breach> {
         let in_arena = |offset| self.terms.check_arena(offset, asked.length);
-        let of_request = matches!(asked.work, Work::Fill | Work::CopyIn | Work::CopyOut);
         let (tag, at) = match asked.memory {
             Memory::Nowhere | Memory::Zeros => return Ok(()),
-            Memory::Arena(_) if of_request => return Err(Breach::OutsideRequest(u32::MAX)),
+            Memory::Arena(_) if asked.work.is_copy() => {
+                return Err(Breach::OutsideRequest(u32::MAX));
+            }
             Memory::Arena(at) => return in_arena(at.into()),
             Memory::Request(tag, at) => (tag, at),
         };
@@ -223,7 +224,7 @@ impl Account {
             Memory::Request(_, at) => Coverage::is_whole_sectors(at, asked.length),
             _ => true,
         };
-        if matches!(asked.work, Work::Fill | Work::CopyIn | Work::CopyOut) {
+        if asked.work.is_copy() {
             return Ok((!sectors || asked.length == 0).then_some(Errno::EINVAL));
         }
         let shape = self.terms.stores.get(usize::from(asked.store));

@@ -6,5 +6,5 @@ mod shape;
 
 pub use grant::Grant;
 pub(crate) use grant::is_name;
-pub use open::{Store, Stores};
+pub use open::{Store, Stores, zeroing};
 pub use shape::Shape;

@@ -139,7 +139,7 @@ impl Store {
     ///
     /// `EINVAL` beyond the end; the system's.
     pub fn read(&self, offset: u64, data: &mut [u8]) -> std::result::Result<(), Errno> {
-        self.check_range(offset, data.len())?;
+        self.shape.check_range(offset, data.len() as u64)?;
         let align = u64::from(self.shape.align_bytes);
         if align == 1 {
             return self.file.read_exact_at(data, offset).map_err(errno);
@@ -172,7 +172,7 @@ impl Store {
     /// `EROFS` where it may not be changed; `EINVAL` beyond the end, or where it is not aligned as the store
     /// wants it; the system's.
     pub fn write(&self, offset: u64, data: &[u8]) -> std::result::Result<(), Errno> {
-        self.check_change(offset, data.len())?;
+        self.shape.check_change(offset, data.len() as u64)?;
         let align = self.shape.align_bytes as usize;
         if align == 1 {
             return self.file.write_all_at(data, offset).map_err(errno);
@@ -208,27 +208,21 @@ impl Store {
         length: u32,
         may_discard: bool,
     ) -> std::result::Result<(), Errno> {
-        self.check_change(offset, length as usize)?;
-        let how = if may_discard {
-            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE
-        } else {
-            FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE
-        };
+        self.shape.check_change(offset, length.into())?;
+        let how = zeroing(may_discard);
         fallocate(&self.file, how, offset, length.into()).map_err(|why| errno(why.into()))
     }
+}
 
-    fn check_change(&self, offset: u64, length: usize) -> std::result::Result<(), Errno> {
-        if self.shape.read_only {
-            return Err(Errno::EROFS);
-        }
-        self.check_range(offset, length)
-    }
-
-    fn check_range(&self, offset: u64, length: usize) -> std::result::Result<(), Errno> {
-        let end = offset.checked_add(length as u64);
-        let inside = length > 0 && end.is_some_and(|end| end <= self.shape.size_bytes);
-        inside.then_some(()).ok_or(Errno::EINVAL)
-    }
+/// How bytes of a store become zeros, with their room given back where that `may_discard`.
+#[must_use]
+pub fn zeroing(may_discard: bool) -> FallocateFlags {
+    let how = if may_discard {
+        FallocateFlags::PUNCH_HOLE
+    } else {
+        FallocateFlags::ZERO_RANGE
+    };
+    how | FallocateFlags::KEEP_SIZE
 }
 
 /// The errno of a store's error.

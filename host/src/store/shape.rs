@@ -31,12 +31,10 @@ impl Shape {
             Work::Write { .. } | Work::WriteZeroes { .. } => (true, true),
             _ => (false, true),
         };
-        if changes && self.read_only {
-            return Err(Errno::EROFS);
-        }
-        let end = asked.offset.checked_add(asked.length.into());
-        if asked.length == 0 || end.is_none_or(|end| end > self.size_bytes) {
-            return Err(Errno::EINVAL);
+        if changes {
+            self.check_change(asked.offset, asked.length.into())?;
+        } else {
+            self.check_range(asked.offset, asked.length.into())?;
         }
         let place = match asked.memory {
             Memory::Arena(at) | Memory::Request(_, at) => at,
@@ -49,5 +47,20 @@ impl Shape {
             return Err(Errno::EINVAL);
         }
         Ok(())
+    }
+
+    /// Whether so many bytes may be changed there.
+    pub(super) fn check_change(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        if self.read_only {
+            return Err(Errno::EROFS);
+        }
+        self.check_range(offset, length)
+    }
+
+    /// Whether so many bytes are there.
+    pub(super) fn check_range(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        let end = offset.checked_add(length);
+        let inside = length > 0 && end.is_some_and(|end| end <= self.size_bytes);
+        inside.then_some(()).ok_or(Errno::EINVAL)
     }
 }

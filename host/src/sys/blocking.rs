@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fs::{FallocateFlags, fallocate, fdatasync};
+use rustix::fs::{fallocate, fdatasync};
 use rustix::io::{read, write};
 use zerocopy::IntoBytes;
 
@@ -18,6 +18,7 @@ use super::place::Place;
 use super::process::spawn_unprivileged;
 use crate::block::{Carrier, Ended, Errno, Transfer, Work};
 use crate::limits;
+use crate::store::zeroing;
 
 /// Carries out the transfers of one target.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct Blocking {
     /// Ends that nobody was told of.
     ended: Vec<(u32, Ended)>,
     jobs: Option<Sender<(u32, Transfer)>>,
+    /// Jobs whose results are still to come.
+    waited_for: usize,
     results: Receiver<(u32, Ended)>,
     /// Can be read when there are results.
     ready: Arc<OwnedFd>,
@@ -52,6 +55,7 @@ impl Blocking {
             place: place.clone(),
             ended: Vec::with_capacity(place.transfers_max as usize),
             jobs: Some(jobs),
+            waited_for: 0,
             results,
             ready,
             threads: Vec::new(),
@@ -75,6 +79,7 @@ impl Blocking {
             self.ended.push((token, ended));
             return Ok(());
         }
+        self.waited_for += 1;
         let sent = self.jobs.as_ref().map(|jobs| jobs.send((token, *transfer)));
         sent.and_then(Result::ok)
             .ok_or_else(|| io::Error::other("the threads for stores have ended"))
@@ -88,10 +93,11 @@ impl Blocking {
             count += 1;
         }
         let mut number = [0; 8];
-        if !self.threads.is_empty() && read(&*self.ready, &mut number).is_ok() {
+        if self.waited_for > 0 && read(&*self.ready, &mut number).is_ok() {
             for (token, result) in self.results.try_iter() {
                 ended(token, result);
                 count += 1;
+                self.waited_for -= 1;
             }
         }
         count
@@ -99,7 +105,7 @@ impl Blocking {
 
     fn at_once(&self, transfer: &Transfer) -> Option<Ended> {
         let nowait = match transfer.work {
-            Work::Fill | Work::CopyIn | Work::CopyOut => {
+            work if work.is_copy() => {
                 self.place.copy(transfer);
                 return Some(Ok(transfer.length));
             }
@@ -194,12 +200,8 @@ fn carry_out(place: &Place, transfer: &Transfer) -> io::Result<u32> {
         Work::Flush => fdatasync(file(place, transfer))
             .map(|()| 0)
             .map_err(Into::into),
-        Work::Discard | Work::WriteZeroes { may_discard: true } => {
-            range(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE)
-        }
-        Work::WriteZeroes { may_discard: false } => {
-            range(FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE)
-        }
+        Work::Discard => range(zeroing(true)),
+        Work::WriteZeroes { may_discard } => range(zeroing(may_discard)),
         Work::Write { durable: true } => move_bytes(place, transfer, libc::RWF_DSYNC),
         _ => move_bytes(place, transfer, 0),
     }

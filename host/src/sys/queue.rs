@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
+use rustix::fs::FallocateFlags;
 use zerocopy::IntoBytes;
 
 use super::memory::{Mapping, PAGE_BYTES};
 use super::own_ring::{build_ring, restrict};
 use super::place::Place;
 use crate::block::{Carrier, Ended, Errno, Memory, Transfer, Work};
+use crate::store::zeroing;
 use crate::ublk::abi::{
     DevInfo, IoCmd, IoDesc, RES_ABORT, auto_buf_reg, data_offset, io as command, op,
 };
@@ -293,7 +295,8 @@ impl QueueRing {
         // File 0 is the device.
         let file = Fixed(u32::from(transfer.store) + 1);
         let address = self.place.address(transfer).as_ptr();
-        let range = |mode| {
+        let range = |how: FallocateFlags| {
+            let mode = i32::try_from(how.bits()).unwrap_or_default();
             let range = opcode::Fallocate::new(file, length.into());
             range.offset(offset).mode(mode).build()
         };
@@ -302,12 +305,8 @@ impl QueueRing {
             Work::Write { durable: false } => write().build(),
             Work::Write { durable: true } => write().rw_flags(libc::RWF_DSYNC).build(),
             Work::Flush => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
-            Work::Discard | Work::WriteZeroes { may_discard: true } => {
-                range(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
-            }
-            Work::WriteZeroes { may_discard: false } => {
-                range(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE)
-            }
+            Work::Discard => range(zeroing(true)),
+            Work::WriteZeroes { may_discard } => range(zeroing(may_discard)),
             _ => opcode::Read::new(file, address, length)
                 .offset(offset)
                 .build(),
@@ -319,7 +318,7 @@ impl Carrier for QueueRing {
     fn begin(&mut self, token: u32, transfer: &Transfer) -> io::Result<()> {
         let entry = match transfer.memory {
             Memory::Request(slot, at) if self.zero_copy => self.registered(transfer, slot, at),
-            _ if matches!(transfer.work, Work::Fill | Work::CopyIn | Work::CopyOut) => {
+            _ if transfer.work.is_copy() => {
                 self.place.copy(transfer);
                 self.ended.push((token, Ok(transfer.length)));
                 return Ok(());

@@ -67,7 +67,7 @@ pub fn serve_queues(ring: &mut QueueRing, engine: &mut Engine<'_>) -> io::Result
 fn wait(next: Next, engine: &Engine<'_>) -> Option<Duration> {
     match next.wait() {
         None if engine.is_busy() => Some(limits::BUSY_WAIT_MAX),
-        time => time.map(|time| time.min(limits::RING_TIMER_MAX)),
+        time => time,
     }
 }
 
