@@ -186,8 +186,9 @@ pub(crate) fn run_in_bed(what: What, options: &Options) -> Result<()> {
 }
 
 /// Which of ours is held against what.
-const PEERS: [(&str, &str); 6] = [
+const PEERS: [(&str, &str); 7] = [
     ("null", "rublk null"),
+    ("null", "null unconfined"),
     ("null", "native"),
     ("null", "null_blk"),
     ("null", "null-device"),
@@ -232,13 +233,17 @@ fn cases() -> Vec<(String, &'static str, Load)> {
 
 fn devices() -> Result<Vec<Device>> {
     let release = paths::target().join("release/wasmblk");
-    let guest = |name: &'static str, id: u32| -> Result<Device> {
+    let add = |guest: &str, id: u32, more: &[&str]| {
         output(
             Command::new(&release)
                 .arg("add")
-                .arg(paths::guest(name))
-                .args(["--set", "size=1G", "--id", &id.to_string()]),
-        )?;
+                .arg(paths::guest(guest))
+                .args(["--set", "size=1G", "--id", &id.to_string()])
+                .args(more),
+        )
+    };
+    let guest = |name: &'static str, id: u32| -> Result<Device> {
+        add(name, id, &[])?;
         device(name, &format!("/dev/ublkb{id}"), None)
     };
     let mut devices = vec![
@@ -247,6 +252,8 @@ fn devices() -> Result<Vec<Device>> {
         guest("memory", 3)?,
         guest("memory-device", 4)?,
     ];
+    add("null", 5, &["--no-confine"])?;
+    devices.push(device("null unconfined", "/dev/ublkb5", None)?);
     let rublk = rublk()?;
     output(Command::new(&rublk).args(["add", "null", "-n", "10", "-d", "128", "--quiet"]))?;
     devices.push(device("rublk null", "/dev/ublkb10", None)?);

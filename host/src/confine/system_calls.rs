@@ -13,7 +13,7 @@ use seccompiler::SeccompCmpArgLen::{Dword, Qword};
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
-    apply_filter, apply_filter_all_threads,
+    apply_filter, apply_filter_all_threads, sock_filter,
 };
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -168,7 +168,7 @@ pub(super) fn allow_serving_device() -> io::Result<()> {
     let rings = RINGS.iter().chain(&[libc::SYS_io_uring_enter]);
     rules.extend(rings.map(|&call| (call, Vec::new())));
     for filter in [never()?, allow(rules)?] {
-        apply_filter(&filter).map_err(io::Error::other)?;
+        apply_filter(&enter_first(filter)?).map_err(io::Error::other)?;
     }
     Ok(())
 }
@@ -178,7 +178,7 @@ pub(super) fn refuse_rings() -> io::Result<()> {
     let calls = RINGS.iter().chain(&[libc::SYS_clone]);
     let rules = calls.map(|&call| (call, Vec::new())).collect();
     let filter = filter(rules, SeccompAction::Allow, ENOSYS)?;
-    apply_filter_all_threads(&filter).map_err(io::Error::other)
+    apply_filter_all_threads(&enter_first(filter)?).map_err(io::Error::other)
 }
 
 /// For all threads.
@@ -243,6 +243,36 @@ fn filter(rules: Rules, others: SeccompAction, these: SeccompAction) -> io::Resu
     let arch = TargetArch::try_from(ARCH).map_err(io::Error::other)?;
     let filter = SeccompFilter::new(rules, others, these, arch).map_err(io::Error::other)?;
     filter.try_into().map_err(io::Error::other)
+}
+
+/// Lets a filter look first for the one call that requests make. A filter asks for one call after the other, by
+/// number, and where the kernel has no memory for what is always allowed, that is done each time.
+fn enter_first(mut filter: BpfProgram) -> io::Result<BpfProgram> {
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const IS: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    // The number of the call is at the start of what the kernel shows a filter; the architecture has been checked.
+    let number = instruction(LOAD, 0, 0)?;
+    let place = filter.iter().position(|is| *is == number);
+    let place = place.ok_or_else(|| io::Error::other("a filter that looks at no number"))?;
+    let enter = u32::try_from(libc::SYS_io_uring_enter).map_err(io::Error::other)?;
+    let first = [
+        instruction(IS, enter, 1)?,
+        instruction(RETURN, libc::SECCOMP_RET_ALLOW, 0)?,
+    ];
+    let next = place + 1;
+    filter.splice(next..next, first);
+    Ok(filter)
+}
+
+/// `over` is how many instructions a comparison that fails jumps over.
+fn instruction(code: u32, k: u32, over: u8) -> io::Result<sock_filter> {
+    Ok(sock_filter {
+        code: u16::try_from(code).map_err(io::Error::other)?,
+        jt: 0,
+        jf: over,
+        k,
+    })
 }
 
 /// Arguments of a call, by place, that must all be so: compared are their lower halves.
