@@ -126,6 +126,17 @@ pub const STORE_LOCK_TIME: Duration = Duration::from_millis(300);
 /// Threads that wait for stores where there is no ring: a disk has something to do, and they are few.
 pub const STORE_THREADS: usize = 8;
 
+/// A transfer that takes so long is left to a thread where more wait behind it: handing it over costs 5 to 10 us.
+pub const STORE_SHARED_TIME: Duration = Duration::from_micros(15);
+
+/// A transfer between memory and the system's cache that took longer than this has waited: 128 KiB are copied in 20
+/// to 50 us.
+pub const STORE_WAIT_TIME: Duration = Duration::from_micros(500);
+
+/// After a transfer that waited, so many are left to the threads: clients wait for the one thread that serves them
+/// as long as one transfer in a thousand takes.
+pub const STORE_WAITS_LEFT_OUT: u32 = 1000;
+
 /// Stores of one device: as many as a wide stripe has legs.
 pub const STORES_MAX: usize = 64;
 
@@ -208,6 +219,13 @@ pub const NBD_OPTION_BYTES_MAX: u32 = 64 << 10;
 /// What an NBD client sent and nobody has looked at yet: the longest option, or many small requests. Data
 /// of a write beyond this is read straight into its slot.
 pub const NBD_STAGING_BYTES: usize = 128 << 10;
+
+/// A write of so much data is large: to read its header alone, and then its data straight into its slot, costs a
+/// system call more, and a copy less.
+pub const NBD_LARGE_WRITE_BYTES: u64 = 32 << 10;
+
+/// What is read of a client's bytes behind the data of a large write: some headers, and little data.
+pub const NBD_HEADS_BYTES: usize = 4 << 10;
 
 /// Data of reads that one NBD client may have under way or leave unread before no more of its requests are
 /// taken. A read is let in while there is less, so one piece may come on top, or, where all of its data must

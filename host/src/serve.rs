@@ -143,7 +143,7 @@ impl<'a> Engine<'a> {
 
     /// Transfers that the target asked for, with their tokens: as many as are begun in one turn. Where that is
     /// not all, [`Engine::has_transfers`].
-    pub fn transfers(&mut self) -> impl Iterator<Item = (u32, Transfer)> {
+    pub fn transfers(&mut self) -> impl ExactSizeIterator<Item = (u32, Transfer)> {
         let (mut count, mut bytes) = (0, 0);
         for (_, transfer) in &self.output.transfers {
             bytes += u64::from(transfer.moved_bytes());

@@ -64,6 +64,8 @@ pub(super) struct Connection {
     pub(super) filling: Option<Filling>,
     /// Bytes of a refused write's data that are still to come.
     pub(super) skipping: u64,
+    /// The last request was a large write. Its like is expected next, whose data is to go straight to its slot.
+    pub(super) writes_much: bool,
     /// Bytes of reads that are under way.
     pub(super) reading: usize,
     pub(super) outgoing: Outgoing,
@@ -88,6 +90,7 @@ impl Connection {
             current: None,
             filling: None,
             skipping: 0,
+            writes_much: false,
             reading: 0,
             outgoing,
             stop: Stop::Input,
@@ -143,7 +146,11 @@ impl Connection {
                 offset: filling.filled,
                 bytes: filling.piece.length as usize - filling.filled,
             });
-        let room = self.staging.room();
+        let mut room = self.staging.room();
+        if self.writes_much && self.channel.is_plain() {
+            let most = room.len().min(limits::NBD_HEADS_BYTES);
+            room = &mut room[..most];
+        }
         let read = match self.channel.read(&pool.slots, direct, room) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Err(error)

@@ -99,6 +99,7 @@ impl Connection {
             return Err(Stop::Ending);
         }
         self.staging.used(bytes);
+        self.writes_much = payload_bytes >= limits::NBD_LARGE_WRITE_BYTES;
         let to = To {
             framing: session.framing,
             cookie: header.cookie,

@@ -276,11 +276,13 @@ impl Server {
         for _ in 0..limits::NBD_TURN_REQUESTS_MAX {
             let answers = &mut self.answers;
             let next = engine.poll(|slot, result| answers.push((slot, result)));
-            for (token, transfer) in engine.transfers() {
+            let mut transfers = engine.transfers();
+            while let Some((token, transfer)) = transfers.next() {
                 bytes += u64::from(transfer.moved_bytes());
-                let begun = carrier.begin(token, &transfer);
+                let begun = carrier.begin_before(token, &transfer, transfers.len());
                 begun.doing(|| "cannot use the guest's stores".into())?;
             }
+            drop(transfers);
             let ended = carrier.take_ended(|token, ended| engine.ended(token, ended));
             if ended == 0 && !engine.has_transfers() {
                 return Ok(next);

@@ -1,5 +1,5 @@
-//! Transfers by the plain system calls, for where there is no ring: what is in the system's cache is moved at
-//! once, everything else by a few threads.
+//! Transfers by the plain system calls, for where there is no ring: what is between memory and the system's cache
+//! is moved at once (`at_once.rs`), everything else by a few threads.
 
 use std::fs::File;
 use std::io;
@@ -14,6 +14,7 @@ use rustix::fs::{fallocate, fdatasync};
 use rustix::io::{read, write};
 use zerocopy::IntoBytes;
 
+use super::at_once::AtOnce;
 use super::place::Place;
 use super::process::spawn_unprivileged;
 use crate::block::{Carrier, Ended, Errno, Transfer, Work};
@@ -24,6 +25,8 @@ use crate::store::zeroing;
 #[derive(Debug)]
 pub struct Blocking {
     place: Place,
+    /// Of each store, for reads and for writes.
+    at_once: Box<[[AtOnce; 2]]>,
     /// Ends that nobody was told of.
     ended: Vec<(u32, Ended)>,
     jobs: Option<Sender<(u32, Transfer)>>,
@@ -53,6 +56,9 @@ impl Blocking {
         };
         let mut blocking = Blocking {
             place: place.clone(),
+            at_once: (place.stores.all().iter())
+                .map(|store| [AtOnce::new(store); 2])
+                .collect(),
             ended: Vec::with_capacity(place.transfers_max as usize),
             jobs: Some(jobs),
             waited_for: 0,
@@ -69,13 +75,18 @@ impl Blocking {
         Ok(blocking)
     }
 
-    /// Begins a transfer. What can be done without waiting is.
+    /// Begins a transfer, behind which so many wait. What does not wait is done at once.
     ///
     /// # Errors
     ///
     /// Where the threads are gone.
-    pub fn begin(&mut self, token: u32, transfer: &Transfer) -> io::Result<()> {
-        if let Some(ended) = self.at_once(transfer) {
+    pub fn begin_before(
+        &mut self,
+        token: u32,
+        transfer: &Transfer,
+        waiting: usize,
+    ) -> io::Result<()> {
+        if let Some(ended) = self.at_once(transfer, waiting) {
             self.ended.push((token, ended));
             return Ok(());
         }
@@ -103,28 +114,21 @@ impl Blocking {
         count
     }
 
-    fn at_once(&self, transfer: &Transfer) -> Option<Ended> {
-        let nowait = match transfer.work {
+    fn at_once(&mut self, transfer: &Transfer, waiting: usize) -> Option<Ended> {
+        let direction = match transfer.work {
             work if work.is_copy() => {
                 self.place.copy(transfer);
                 return Some(Ok(transfer.length));
             }
-            Work::Read | Work::Write { durable: false } => libc::RWF_NOWAIT,
+            Work::Read => 0,
+            Work::Write { durable: false } => 1,
             _ => return None,
         };
-        match move_bytes(&self.place, transfer, nowait) {
-            Err(error) if waits(&error) => None,
-            result => Some(ended(result)),
-        }
+        let place = &self.place;
+        self.at_once[usize::from(transfer.store)][direction]
+            .run(waiting, |flags| move_bytes(place, transfer, flags))
+            .map(ended)
     }
-}
-
-/// Whether an error says that it cannot be done without waiting, or that nobody knows.
-fn waits(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EAGAIN | libc::EOPNOTSUPP | libc::EINVAL | libc::EINTR)
-    )
 }
 
 fn ended(result: io::Result<u32>) -> Ended {
@@ -139,7 +143,7 @@ impl AsFd for Blocking {
 
 impl Carrier for Blocking {
     fn begin(&mut self, token: u32, transfer: &Transfer) -> io::Result<()> {
-        Blocking::begin(self, token, transfer)
+        self.begin_before(token, transfer, 0)
     }
 
     fn wait(&mut self, timeout: Duration, ended: &mut dyn FnMut(u32, Ended)) -> io::Result<()> {

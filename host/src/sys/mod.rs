@@ -2,6 +2,7 @@
 
 mod arena;
 mod artefact;
+mod at_once;
 mod blocking;
 mod confine;
 mod lock;
