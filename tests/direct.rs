@@ -9,7 +9,7 @@ use tests::paths;
 use wasmblk::block::{Backend, Carrier, Errno, Geometry, Op, Request};
 use wasmblk::error::Result;
 use wasmblk::guest::{
-    Clock, Guest, Health, Limits, Opened, Opener, Source, Tags, compile, new_engine,
+    Clock, Granted, Guest, Health, Limits, Opened, Opener, Source, Tags, compile, new_engine,
 };
 use wasmblk::serve::Engine;
 use wasmblk::stats::Stats;
@@ -96,13 +96,16 @@ impl Prepared {
     ) -> Result<Prepared> {
         let Common { engine, clock, .. } = &*COMMON;
         let artefact = COMMON.compiled(name)?;
-        let stores = Arc::new(Stores::open(&Grant::parse_all(stores)?)?);
+        let granted = Granted {
+            stores: Arc::new(Stores::open(&Grant::parse_all(stores)?)?),
+            ..Granted::default()
+        };
         let options: Vec<(String, String)> = options
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
         Ok(Prepared(Opener {
-            guest: Arc::new(Guest::load(engine, &artefact, name, limits, stores)?),
+            guest: Arc::new(Guest::load(engine, &artefact, name, limits, granted)?),
             clock: clock.clone(),
             health: Arc::default(),
             options: options.into(),

@@ -56,7 +56,11 @@ fn the_contract_and_what_it_needs_are_told() {
         ["wasmblk:block/store"]
     );
     let wasip2 = report_of("memory-wasip2");
-    assert!(which_need(&wasip2, "inert").contains(&"wasi:cli/environment"));
+    assert!(which_need(&wasip2, "inert").contains(&"wasi:io/streams"));
+    assert_eq!(which_need(&wasip2, "env"), ["wasi:cli/environment"]);
+    let told = report_of("told-wasip2");
+    assert!(which_need(&told, "clocks").contains(&"wasi:clocks/wall-clock"));
+    assert!(!which_need(&told, "random").is_empty());
     assert_eq!(wasip2["accepted"], true);
 }
 

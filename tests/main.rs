@@ -36,3 +36,4 @@ mod restart;
 mod ring;
 mod stores;
 mod tidy;
+mod wasi;

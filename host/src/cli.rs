@@ -8,6 +8,7 @@ use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 
+use crate::guest::Part;
 use crate::limits;
 use crate::ublk::DataPath;
 
@@ -107,6 +108,12 @@ pub struct Guest {
     /// guest from writing, ':direct' passes by the system's cache.
     #[arg(long = "store", value_name = "NAME=PATH[:ro][:direct]")]
     pub stores: Vec<String>,
+    /// Grant a part of WASI to the guest, as it is on this machine; may be repeated.
+    #[arg(long = "allow", value_name = "PART")]
+    pub parts: Vec<Part>,
+    /// Grant an environment variable to the guest; may be repeated.
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
     /// What it may use.
     #[command(flatten)]
     pub limits: GuestLimits,

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cli::{self, Add, GuestLimits};
 use crate::error::{Error, Result};
-use crate::guest::{Limits, Source};
+use crate::guest::{Allowed, Limits, Source};
 use crate::limits;
 use crate::policy::Policy;
 use crate::store::Grant;
@@ -24,8 +24,10 @@ pub struct DeviceConfig {
     pub digest: String,
     /// Options for the guest, in the order given.
     pub options: Vec<(String, String)>,
-    /// What the guest is granted.
+    /// The stores that the guest is granted.
     pub stores: Vec<Grant>,
+    /// What of WASI it is granted.
+    pub allowed: Allowed,
     /// The wanted number.
     pub id: Option<u32>,
     /// How the data of requests is to come and go.
@@ -76,6 +78,7 @@ impl DeviceConfig {
             digest: source.digest.clone(),
             options: wanted.options,
             stores: wanted.stores,
+            allowed: wanted.allowed,
             id: add.id,
             data_path: add.data_path,
             queues,
@@ -125,8 +128,10 @@ pub struct Wanted {
     pub policy: Policy,
     /// Options for the guest, in the order given.
     pub options: Vec<(String, String)>,
-    /// What the guest is granted.
+    /// The stores that the guest is granted.
     pub stores: Vec<Grant>,
+    /// What of WASI it is granted.
+    pub allowed: Allowed,
     /// What the guest may use.
     pub limits: Limits,
 }
@@ -140,15 +145,19 @@ impl Wanted {
     pub fn new(guest: &cli::Guest) -> Result<Wanted> {
         let policy = guest.policy.as_deref().map(Policy::read).transpose()?;
         let mut policy = policy.unwrap_or_default();
-        let given = parse_options(&guest.options)?;
-        // A key may come twice: all that the file has of it go.
-        let mut options = std::mem::take(&mut policy.options);
-        options.retain(|(key, _)| given.iter().all(|(other, _)| other != key));
-        options.extend(given);
+        let options = std::mem::take(&mut policy.options);
+        let options = pairs_over(options, parse_pairs("--set", "size=10G", &guest.options)?);
+        let env = std::mem::take(&mut policy.allowed.env);
+        let mut allowed = Allowed {
+            parts: std::mem::take(&mut policy.allowed.parts),
+            env: pairs_over(env, parse_pairs("--env", "LANG=C", &guest.env)?),
+        };
+        allowed.parts.extend(&guest.parts);
         let stores = std::mem::take(&mut policy.stores);
         Ok(Wanted {
             options,
             stores: Grant::put_over(stores, Grant::parse_all(&guest.stores)?)?,
+            allowed,
             limits: guest_limits(&put_over(&policy.limits, &guest.limits))?,
             policy,
         })
@@ -193,18 +202,31 @@ fn guest_limits(wanted: &GuestLimits) -> Result<Limits> {
     Ok(limits)
 }
 
-/// The guest's options, in the order given.
-fn parse_options(options: &[String]) -> Result<Vec<(String, String)>> {
-    options.iter().map(|option| parse_option(option)).collect()
+/// Pairs of an option, in the order given.
+fn parse_pairs(option: &str, example: &str, given: &[String]) -> Result<Vec<(String, String)>> {
+    let wrong = |pair: &String| {
+        Error::usage(format!(
+            "{option} {pair}: expected KEY=VALUE, such as {example}"
+        ))
+    };
+    let parse = |pair: &String| parse_pair(pair).ok_or_else(|| wrong(pair));
+    given.iter().map(parse).collect()
 }
 
-fn parse_option(option: &str) -> Result<(String, String)> {
-    match option.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(Error::usage(format!(
-            "--set {option}: expected KEY=VALUE, such as size=10G"
-        ))),
-    }
+/// `KEY=VALUE`.
+pub(crate) fn parse_pair(pair: &str) -> Option<(String, String)> {
+    let (key, value) = pair.split_once('=').filter(|(key, _)| !key.is_empty())?;
+    Some((key.to_owned(), value.to_owned()))
+}
+
+/// Pairs over others. A key may come twice: all that is below of it go.
+fn pairs_over(
+    mut below: Vec<(String, String)>,
+    above: Vec<(String, String)>,
+) -> Vec<(String, String)> {
+    below.retain(|(key, _)| above.iter().all(|(other, _)| other != key));
+    below.extend(above);
+    below
 }
 
 /// A name must not look like a number, and must be fit to be printed.

@@ -12,8 +12,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::cli::GuestLimits;
+use crate::config::parse_pair;
 use crate::error::{Error, Result};
-use crate::guest::Source;
+use crate::guest::{Allowed, Part, Source};
 use crate::limits;
 use crate::store::Grant;
 
@@ -26,6 +27,8 @@ pub struct Policy {
     pub options: Vec<(String, String)>,
     /// Stores, by name.
     pub stores: Vec<Grant>,
+    /// What of WASI the guest is granted.
+    pub allowed: Allowed,
     /// What the guest may use.
     pub limits: GuestLimits,
     /// Hardware queues.
@@ -45,6 +48,8 @@ struct Written {
     digest: Option<Spanned<String>>,
     set: Vec<Spanned<String>>,
     stores: BTreeMap<String, Spanned<WrittenStore>>,
+    allow: Vec<Part>,
+    env: Vec<Spanned<String>>,
     memory_mib: Option<Spanned<u64>>,
     deadline: Option<Spanned<u64>>,
     cpu_percent: Option<Spanned<u64>>,
@@ -89,11 +94,16 @@ impl Policy {
             log_lines: text.number("log_lines", written.log_lines, &limits::LOG_LINES)?,
             transfer_kib: text.transfer(written.transfer_kib)?,
         };
-        let options = written.set.iter().map(|option| text.option(option));
+        let options = text.pairs("set", "size=10G", &written.set)?;
+        let allowed = Allowed {
+            parts: written.allow,
+            env: text.pairs("env", "LANG=C", &written.env)?,
+        };
         let stores = written.stores.into_iter();
         Ok(Policy {
             digest: written.digest.map(|it| text.digest(&it)).transpose()?,
-            options: options.collect::<Result<_>>()?,
+            options,
+            allowed,
             stores: stores
                 .map(|(name, store)| text.store(&name, &store))
                 .collect::<Result<_>>()?,
@@ -192,16 +202,21 @@ impl<'a> Text<'a> {
         }
     }
 
-    fn option(&self, written: &Spanned<String>) -> Result<(String, String)> {
-        let option = written.get_ref();
-        match option.split_once('=') {
-            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => {
+    fn pairs(
+        &self,
+        key: &str,
+        example: &str,
+        written: &[Spanned<String>],
+    ) -> Result<Vec<(String, String)>> {
+        let pair = |written: &Spanned<String>| {
+            let pair = written.get_ref();
+            parse_pair(pair).ok_or_else(|| {
                 let what =
-                    format!("set = [\"{option}\"]: expected \"KEY=VALUE\", such as \"size=10G\"");
-                Err(self.wrong(&written.span(), &what))
-            }
-        }
+                    format!("{key} = [\"{pair}\"]: expected \"KEY=VALUE\", such as \"{example}\"");
+                self.wrong(&written.span(), &what)
+            })
+        };
+        written.iter().map(pair).collect()
     }
 
     fn digest(&self, written: &Spanned<String>) -> Result<(String, String)> {

@@ -7,7 +7,9 @@ use anyhow::Result;
 use clap::Args;
 use tests::paths;
 use wasmblk::block::{Geometry, Op, Output, Request, Target};
-use wasmblk::guest::{Clock, Guest, Limits, Opened, Opener, Source, Tags, compile, new_engine};
+use wasmblk::guest::{
+    Clock, Granted, Guest, Limits, Opened, Opener, Source, Tags, compile, new_engine,
+};
 
 use crate::native::Native;
 use crate::report::{self, Row};
@@ -93,7 +95,7 @@ fn open(name: &str, options: &[(&str, &str)]) -> Result<Opened> {
             &artefact,
             name,
             limits,
-            Arc::default(),
+            Granted::default(),
         )?),
         clock: Clock::start(&engine)?,
         health: Arc::default(),

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use tests::paths;
 use wasmblk::block::{Carrier, Op, Request};
-use wasmblk::guest::{Clock, Guest, Limits, Opener, Source, Tags, compile, new_engine};
+use wasmblk::guest::{Clock, Granted, Guest, Limits, Opener, Source, Tags, compile, new_engine};
 use wasmblk::serve::Engine;
 use wasmblk::stats::Stats;
 use wasmblk::store::{Grant, Stores};
@@ -63,7 +63,10 @@ fn wait(folder: &Folder, round: usize) -> Result<f64> {
             &artefact,
             "fragile",
             limits,
-            Arc::new(stores),
+            Granted {
+                stores: Arc::new(stores),
+                ..Granted::default()
+            },
         )?),
         clock: Clock::start(&engine)?,
         health: Arc::default(),

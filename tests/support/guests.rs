@@ -85,14 +85,17 @@ fn build_c(name: &str) -> Result<()> {
     encode(&built, &paths::guest(&format!("{name}-c")))
 }
 
-/// Builds one guest as `NAME-wasip2`, for the tests of what such components import.
+/// Builds guests as `NAME-wasip2`, for the tests of what such components import and are granted.
 ///
 /// # Errors
 ///
 /// What cargo says.
-pub fn build_for_wasip2(name: &str) -> Result<()> {
-    compile(WASIP2, &[name.to_owned()])?;
-    finish(WASIP2, name, &format!("{name}-wasip2"))
+pub fn build_for_wasip2(names: &[&str]) -> Result<()> {
+    let owned: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    compile(WASIP2, &owned)?;
+    names
+        .iter()
+        .try_for_each(|name| finish(WASIP2, name, &format!("{name}-wasip2")))
 }
 
 fn compile(target: &str, names: &[String]) -> Result<()> {

@@ -138,7 +138,9 @@ fn prepare() -> Result<()> {
     step("tools", || install(&TOOLS))?;
     step("host and test program", build)?;
     step("guests", guests::build)?;
-    step("guest for wasip2", || guests::build_for_wasip2("memory"))
+    step("guest for wasip2", || {
+        guests::build_for_wasip2(&["memory", "told"])
+    })
 }
 
 /// Measures what was built for release: guests, program and the bench itself.

@@ -1,14 +1,13 @@
 //! `wasmblk add`: check, compile, and hand over to the device's own process.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use super::load::{Loaded, load};
 use super::{print, print_json};
 use crate::cli::{Add, Format};
 use crate::config::{DeviceConfig, Wanted};
 use crate::error::Result;
-use crate::guest::Guest;
+use crate::guest::{Granted, Guest};
 use crate::plane::{self, Ready, RunDir};
 
 pub(super) fn run(add: &Add, run_dir: &RunDir, cache: Option<&Path>, log: &str) -> Result<()> {
@@ -27,7 +26,7 @@ pub(super) fn run(add: &Add, run_dir: &RunDir, cache: Option<&Path>, log: &str) 
     }
     // Loading it here as well finds what the contract forbids before any process is started.
     let name = config.guest.display().to_string();
-    Guest::load(&engine, &artefact, &name, config.limits, Arc::default())?;
+    Guest::load(&engine, &artefact, &name, config.limits, Granted::default())?;
     announce(&plane::start(&config, &artefact)?, add.format)
 }
 

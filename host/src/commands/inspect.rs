@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{human_size, print, print_json};
 use crate::cli::Inspect;
 use crate::error::{Error, Result};
-use crate::guest::{Import, Inspection, Need, Parts, Source, inspect};
+use crate::guest::{Import, Inspection, Need, Part, Parts, Source, inspect};
 use crate::limits;
 
 /// A guest as `--json` shows it.
@@ -70,6 +70,9 @@ fn row(import: Import) -> Row {
         needs: match import.need {
             Need::Nothing => "nothing",
             Need::Inert => "inert",
+            Need::Part(Part::Clocks) => "clocks",
+            Need::Part(Part::Random) => "random",
+            Need::Environment => "env",
             Need::Stores => "stores",
             Need::OtherVersion | Need::NotGranted => "refused",
         },
@@ -114,7 +117,9 @@ fn text(report: &Report) -> String {
         let _ = write!(memories, ": needs --memory-mib {mib} or more");
     }
     line("memories", &memories);
-    for needs in ["nothing", "inert", "stores", "refused"] {
+    for needs in [
+        "nothing", "inert", "clocks", "random", "env", "stores", "refused",
+    ] {
         let mut rows = report
             .imports
             .iter()

@@ -20,7 +20,7 @@ use crate::cli::{self, Nbd};
 use crate::config::Wanted;
 use crate::confine;
 use crate::error::{Context, Error, Result};
-use crate::guest::{Clock, Guest, Health, Opened, Opener, Tags};
+use crate::guest::{Clock, Granted, Guest, Health, Opened, Opener, Tags};
 use crate::limits;
 use crate::nbd::handshake::{Offer, TlsMode};
 use crate::nbd::{Address, Listener, Service, Tls, serve_clients};
@@ -170,6 +170,7 @@ fn open(nbd: &Nbd, cache: Option<&Path>, health: Arc<Health>) -> Result<Opened> 
         policy,
         options,
         stores,
+        allowed,
         limits,
     } = Wanted::new(&nbd.guest)?;
     let Loaded {
@@ -178,9 +179,13 @@ fn open(nbd: &Nbd, cache: Option<&Path>, health: Arc<Health>) -> Result<Opened> 
         artefact,
     } = load(&nbd.guest.file, &policy, cache)?;
     let name = source.path.display().to_string();
-    let stores = Arc::new(Stores::open(&stores)?);
+    let granted = Granted {
+        stores: Arc::new(Stores::open(&stores)?),
+        allowed,
+    };
+    let guest = Guest::load(&engine, &artefact, &name, limits, granted)?;
     let opener = Opener {
-        guest: Arc::new(Guest::load(&engine, &artefact, &name, limits, stores)?),
+        guest: Arc::new(guest),
         clock: Clock::start(&engine)?,
         health,
         options: options.into(),

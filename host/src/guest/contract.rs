@@ -4,6 +4,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::fault::word;
+use super::wasi::Part;
 use crate::error::{Error, Result};
 
 /// The package and the line of versions that this host speaks. Versions 0.1.x can be exchanged.
@@ -21,11 +22,11 @@ const STORE: &str = "wasmblk:block/store@0.1.";
 /// The line of versions of WASI that loads.
 const WASI_VERSION: &str = "0.2.";
 
-/// The parts of WASI that ordinary toolchains put into everything. They are inert (see `imports`).
+/// The parts of WASI that ordinary toolchains put into everything (see `wasi`).
 const WASI: [&str; 20] = [
-    "wasi:cli/environment",
+    ENVIRONMENT,
     "wasi:cli/exit",
-    "wasi:cli/stderr",
+    STDERR,
     "wasi:cli/stdin",
     "wasi:cli/stdout",
     "wasi:cli/terminal-input",
@@ -44,6 +45,11 @@ const WASI: [&str; 20] = [
     "wasi:random/insecure-seed",
     "wasi:random/random",
 ];
+
+const ENVIRONMENT: &str = "wasi:cli/environment";
+const STDERR: &str = "wasi:cli/stderr";
+const CLOCKS: &str = "wasi:clocks/";
+const RANDOM: &str = "wasi:random/";
 
 /// What a guest exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +95,10 @@ pub enum Need {
     Nothing,
     /// Nothing: it loads, and finds nothing there.
     Inert,
+    /// Nothing: it loads, and finds no more there than is allowed.
+    Part(Part),
+    /// Nothing: it loads, and finds there what is granted by name.
+    Environment,
     /// Stores: those that the guest looks for are granted by name.
     Stores,
     /// It cannot be had: it is another version of ours.
@@ -100,13 +110,21 @@ pub enum Need {
 impl Need {
     /// By the name of an import.
     pub(super) fn of(import: &str) -> Need {
-        let wasi = import.split_once('@').is_some_and(|(interface, version)| {
+        let wasi = import.split_once('@').filter(|(interface, version)| {
             let digits = version.strip_prefix(WASI_VERSION).unwrap_or_default();
             let release = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            release && WASI.contains(&interface)
+            release && WASI.contains(interface)
         });
+        if let Some((interface, _)) = wasi {
+            return match interface {
+                ENVIRONMENT => Need::Environment,
+                STDERR => Need::Nothing,
+                _ if interface.starts_with(CLOCKS) => Need::Part(Part::Clocks),
+                _ if interface.starts_with(RANDOM) => Need::Part(Part::Random),
+                _ => Need::Inert,
+            };
+        }
         match import {
-            _ if wasi => Need::Inert,
             _ if import.starts_with(STORE) => Need::Stores,
             _ if FREE.iter().any(|known| import.starts_with(known)) => Need::Nothing,
             _ if import.starts_with(OURS) => Need::OtherVersion,
@@ -120,6 +138,16 @@ impl Need {
         match self {
             Need::Nothing => "nothing: every guest has it",
             Need::Inert => "nothing: it loads, and finds nothing there",
+            Need::Part(Part::Clocks) => {
+                "--allow clocks, or allow = [\"clocks\"] in a policy file; without it time stands still"
+            }
+            Need::Part(Part::Random) => {
+                "--allow random, or allow = [\"random\"] in a policy file; without it the numbers are always \
+                 the same"
+            }
+            Need::Environment => {
+                "--env NAME=VALUE, or env = [\"NAME=VALUE\"] in a policy file; without it there is none"
+            }
             Need::Stores => {
                 "a --store NAME=PATH, or a policy file, for each store that it looks for"
             }
@@ -155,13 +183,13 @@ pub(super) fn check(engine: &Engine, component: &Component, name: &str) -> Resul
 /// Why a guest with this import is refused, to be put behind its name.
 pub(super) fn refusal(import: &str) -> Option<String> {
     let why = match Need::of(import) {
-        Need::Nothing | Need::Inert | Need::Stores => return None,
         Need::OtherVersion => {
             "does not have; it speaks version 0.1: rebuild the guest with its wit folder"
         }
         Need::NotGranted => {
             "does not grant: no option of this version does, so build the guest without it"
         }
+        _ => return None,
     };
     Some(format!(
         "imports {}, which this wasmblk {why}",

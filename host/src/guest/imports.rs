@@ -1,30 +1,31 @@
-//! What the host gives a guest: a log, and a WASI in which nothing happens.
+//! What the host gives a guest: a log, the stores that it was granted, and WASI (`wasi.rs`).
 
 use std::io::ErrorKind;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use tracing::{debug, error, info, trace, warn};
-use wasmtime::component::types::ComponentFunc;
-use wasmtime::component::{HasSelf, Linker, ResourceTable, Val, WasmList};
+use wasmtime::component::{HasSelf, Linker, ResourceTable, WasmList};
 use wasmtime::{Error, Result, StoreContextMut, bail, ensure, format_err};
-use wasmtime_wasi::p2::add_to_linker_sync;
-use wasmtime_wasi::random::Deterministic;
-use wasmtime_wasi::{
-    HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
-};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::bindings::wasmblk::block::{host, store as bindings_store, types};
 use super::fault;
 use super::limiter::{Budget, Limiter};
+use super::log::LogGate;
 use super::pace::Pace;
-use super::usage::Meter;
+use super::wasi::{self, Allowed};
 use crate::block::Errno;
 use crate::limits;
 use crate::store::{Store, Stores, is_name};
 use crate::sys::{self, Arena};
-use crate::text::printable;
+
+/// What a guest is granted.
+#[derive(Clone, Debug, Default)]
+pub struct Granted {
+    /// Its stores, open.
+    pub stores: Arc<Stores>,
+    /// Of WASI.
+    pub allowed: Allowed,
+}
 
 /// What belongs to one instance on the host's side.
 pub(super) struct State {
@@ -64,18 +65,7 @@ pub(super) enum Lent {
 }
 
 impl State {
-    pub(super) fn new(budget: Budget, log: Arc<LogGate>, stores: Arc<Stores>) -> State {
-        // Nothing of this machine: no arguments, environment, files, sockets, time or chance.
-        let wasi = WasiCtxBuilder::new()
-            .allow_tcp(false)
-            .allow_udp(false)
-            .wall_clock(Stopped)
-            .monotonic_clock(Stopped)
-            .secure_random(Deterministic::new(SEED.to_vec()))
-            .insecure_random(Deterministic::new(SEED.to_vec()))
-            .insecure_random_seed(0)
-            .max_random_size(limits::GUEST_RANDOM_BYTES_MAX)
-            .build();
+    pub(super) fn new(budget: Budget, log: Arc<LogGate>, granted: &Granted) -> State {
         // What a guest may make of these is memory of the host.
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::GUEST_RESOURCES_MAX);
@@ -85,37 +75,12 @@ impl State {
             waiting: Waiting::Allowed,
             has_lost: false,
             pace: None,
-            stores,
+            stores: granted.stores.clone(),
             missing: Vec::new(),
+            wasi: wasi::context(&granted.allowed, log.clone()),
             log,
-            wasi,
             table,
         }
-    }
-}
-
-const SEED: [u8; 8] = *b"wasmblk.";
-
-/// A clock that stands still: time is something to be granted.
-struct Stopped;
-
-impl HostWallClock for Stopped {
-    fn resolution(&self) -> Duration {
-        Duration::from_secs(1)
-    }
-
-    fn now(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-impl HostMonotonicClock for Stopped {
-    fn resolution(&self) -> u64 {
-        1_000_000_000
-    }
-
-    fn now(&self) -> u64 {
-        0
     }
 }
 
@@ -136,37 +101,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     host.func_wrap("lend", lend)?;
     types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     bindings_store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
-    add_to_linker_sync(linker)?;
-    // Waiting happens in the host, where no deadline reaches: a guest with nothing granted has
-    // nothing to wait for.
-    let names = ["poll", "[method]pollable.block"];
-    let mut poll = linker.instance(POLL)?;
-    for name in names {
-        // That it cannot be added shows that it is there: these are the ones to replace.
-        ensure!(
-            poll.func_new(name, no_waiting).is_err(),
-            "{POLL} is not what wasmtime-wasi has"
-        );
-    }
-    linker.allow_shadowing(true);
-    let mut poll = linker.instance(POLL)?;
-    for name in names {
-        poll.func_new(name, no_waiting)?;
-    }
-    linker.allow_shadowing(false);
-    Ok(())
-}
-
-/// The one version that wasmtime-wasi 48 provides; it serves all that guests may name.
-const POLL: &str = "wasi:io/poll@0.2.12";
-
-fn no_waiting(
-    _: StoreContextMut<'_, State>,
-    _: ComponentFunc,
-    _: &[Val],
-    _: &mut [Val],
-) -> Result<()> {
-    bail!("it waits, and nothing that waits was granted")
+    wasi::add_to_linker(linker)
 }
 
 impl types::Host for State {}
@@ -175,17 +110,7 @@ const HOST: &str = "wasmblk:block/host@0.1.0";
 
 #[expect(clippy::needless_pass_by_value, reason = "the linker's shape")]
 fn log(store: StoreContextMut<'_, State>, (level, message): (host::Level, String)) -> Result<()> {
-    if !store.data().log.admit() {
-        return Ok(());
-    }
-    let text = printable(&message, limits::GUEST_LOG_LINE_BYTES_MAX);
-    match level {
-        host::Level::Error => error!(target: "guest", "{text}"),
-        host::Level::Warn => warn!(target: "guest", "{text}"),
-        host::Level::Info => info!(target: "guest", "{text}"),
-        host::Level::Debug => debug!(target: "guest", "{text}"),
-        host::Level::Trace => trace!(target: "guest", "{text}"),
-    }
+    store.data().log.message(level, &message);
     Ok(())
 }
 
@@ -312,54 +237,5 @@ impl bindings_store::Host for State {
         self.on_store(number, |store| {
             store.write_zeroes(offset, length, may_discard)
         })
-    }
-}
-
-/// Lets through so many messages a second, of all instances of a guest together.
-pub(super) struct LogGate {
-    lines_per_second: u32,
-    meter: Arc<Meter>,
-    second: Mutex<Second>,
-}
-
-struct Second {
-    begin: Instant,
-    lines: u32,
-}
-
-impl LogGate {
-    pub(super) fn new(lines_per_second: u32, meter: Arc<Meter>) -> LogGate {
-        let second = Mutex::new(Second {
-            begin: Instant::now(),
-            lines: 0,
-        });
-        LogGate {
-            lines_per_second,
-            meter,
-            second,
-        }
-    }
-
-    fn admit(&self) -> bool {
-        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
-        if second.begin.elapsed() >= Duration::from_secs(1) {
-            let dropped = second.lines.saturating_sub(self.lines_per_second);
-            if dropped > 0 {
-                warn!(target: "guest", "{dropped} messages came too fast and were dropped");
-            }
-            *second = Second {
-                begin: Instant::now(),
-                lines: 0,
-            };
-        }
-        second.lines = second.lines.saturating_add(1);
-        let admitted = second.lines <= self.lines_per_second;
-        let counter = if admitted {
-            &self.meter.log_lines
-        } else {
-            &self.meter.log_lines_dropped
-        };
-        counter.fetch_add(1, Relaxed);
-        admitted
     }
 }

@@ -9,13 +9,13 @@ use super::bindings::exports::wasmblk::block::{device, ring as bindings_ring, tr
 use super::bindings::wasmblk::block::types::OpenError;
 use super::contract::{self, Contract};
 use super::fault;
-use super::imports::{self, LogGate, State};
+use super::imports::{self, Granted, State};
 use super::limiter::Budget;
+use super::log::LogGate;
 use super::usage::{Limits, Meter, Usage};
 use crate::block::{Claims, Geometry};
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::store::Stores;
 use crate::sys::Artefact;
 
 /// Data that a guest may pass to the host, or be given, in one call: a longest transfer and room.
@@ -28,7 +28,7 @@ pub struct Guest {
     pub(super) meter: Arc<Meter>,
     pub(super) budget: Budget,
     log: Arc<LogGate>,
-    pub(super) stores: Arc<Stores>,
+    pub(super) granted: Granted,
     pub(super) linked: InstancePre<State>,
     pub(super) exports: Exports,
 }
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Guest {
 }
 
 impl Guest {
-    /// Loads what [`compile`](super::compile) made. `name` is for messages; `stores` are what it is granted.
+    /// Loads what [`compile`](super::compile) made. `name` is for messages.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl Guest {
         artefact: &Artefact,
         name: &str,
         limits: Limits,
-        stores: Arc<Stores>,
+        granted: Granted,
     ) -> Result<Guest> {
         let component = artefact.load(engine).map_err(|why| {
             Error::failed(format!(
@@ -92,7 +92,7 @@ impl Guest {
             budget: Budget::new(limits.memory_bytes),
             log: Arc::new(LogGate::new(limits.log_lines, meter.clone())),
             meter,
-            stores,
+            granted,
             exports: exports.map_err(misfit)?,
             linked,
         })
@@ -123,7 +123,7 @@ impl Guest {
         let engine = self.linked.engine();
         let mut store = Store::new(
             engine,
-            State::new(self.budget.clone(), self.log.clone(), self.stores.clone()),
+            State::new(self.budget.clone(), self.log.clone(), &self.granted),
         );
         store.limiter(|state| &mut state.limiter);
         store.set_max_component_handles(limits::GUEST_RESOURCES_MAX);

@@ -184,11 +184,11 @@ impl Opener {
                 None => self.slots(&geometry, before)?,
             },
             arena: Some(opening.arena().clone()),
-            stores: guest.stores.clone(),
+            stores: guest.granted.stores.clone(),
             transfers_max: opening.ops_max(),
             hidden,
         };
-        let ring = opening.begin(session, depth, &geometry, &guest.stores);
+        let ring = opening.begin(session, depth, &geometry, &guest.granted.stores);
         Ok(Begun {
             geometry,
             running: Box::new(ring.map_err(broken)?),

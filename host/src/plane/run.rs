@@ -23,7 +23,7 @@ use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::confine;
 use crate::error::{Context, Error, Result};
-use crate::guest::{Clock, Guest, Health, Opened, Opener, Tags, new_engine};
+use crate::guest::{Clock, Granted, Guest, Health, Opened, Opener, Tags, new_engine};
 use crate::limits;
 use crate::serve;
 use crate::stats::Stats;
@@ -99,10 +99,13 @@ fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Minder) -> Result<(
 
 /// Opens the stores and loads the compiled guest; none of its code runs yet.
 fn load(config: &DeviceConfig, artefact: &Artefact) -> Result<(Engine, Guest)> {
-    let stores = Arc::new(Stores::open(&config.stores)?);
+    let granted = Granted {
+        stores: Arc::new(Stores::open(&config.stores)?),
+        allowed: config.allowed.clone(),
+    };
     let engine = new_engine()?;
     let name = config.guest.display().to_string();
-    let guest = Guest::load(&engine, artefact, &name, config.limits, stores)?;
+    let guest = Guest::load(&engine, artefact, &name, config.limits, granted)?;
     Ok((engine, guest))
 }
 

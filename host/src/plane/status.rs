@@ -11,7 +11,7 @@ use super::socket::Waiters;
 use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::confine::Layer;
-use crate::guest::{Guest, Health, Limits, Usage};
+use crate::guest::{Guest, Health, Limits, Part, Usage};
 use crate::stats::{Snapshot, Stats};
 use crate::store::Grant;
 use crate::ublk::{abi::DevInfo, block_path};
@@ -53,6 +53,10 @@ pub struct Status {
     pub options: Vec<(String, String)>,
     #[serde(default)]
     pub stores: Vec<Grant>,
+    #[serde(default)]
+    pub allow: Vec<Part>,
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
     pub size_bytes: u64,
     pub logical_block_bytes: u32,
     pub physical_block_bytes: u32,
@@ -153,6 +157,8 @@ impl Shared {
             contract: self.guest.contract().into(),
             options: config.options.clone(),
             stores: config.stores.clone(),
+            allow: config.allowed.parts.clone(),
+            env: config.allowed.env.clone(),
             size_bytes: geometry.size_bytes,
             logical_block_bytes: geometry.logical_block_bytes,
             physical_block_bytes: geometry.physical_block_bytes,

@@ -1,0 +1,62 @@
+//! `told`: a disk for tests, of one block, which says what WASI told the guest when it was opened: a line for each
+//! option, in their order.
+//!
+//! Options: `time`, the seconds since 1970; `random`, a number made of random bytes;
+//! `env`, the variable of that name; `stderr`, which writes its value there; `sleep`, for so many milliseconds.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::time::{Duration, SystemTime};
+use std::{env, thread};
+
+use wasmblk_guest::{Disk, Errno, Info, OpenError};
+
+const BYTES: u64 = 4096;
+
+struct Told(Vec<u8>);
+
+impl Disk for Told {
+    fn open(options: &[(String, String)]) -> Result<(Told, Info), OpenError> {
+        let mut text = String::new();
+        for (key, value) in options {
+            text.push_str(&tell(key, value).ok_or_else(|| OpenError::BadOption(key.clone()))?);
+            text.push('\n');
+        }
+        let mut block = text.into_bytes();
+        block.resize(BYTES as usize, b' ');
+        Ok((Told(block), Info::new(BYTES)))
+    }
+
+    async fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+        let begin = offset as usize;
+        data.copy_from_slice(&self.0[begin..begin + data.len()]);
+        Ok(())
+    }
+
+    async fn write(&self, _: u64, _: &[u8], _: bool) -> Result<(), Errno> {
+        Err(Errno::ReadOnly)
+    }
+}
+
+fn tell(what: &str, value: &str) -> Option<String> {
+    Some(match what {
+        "time" => {
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            since.map_or(0, |since| since.as_secs()).to_string()
+        }
+        // The standard library's keys for its maps are from the system's random numbers.
+        "random" => RandomState::new().hash_one(value).to_string(),
+        "env" => env::var(value).unwrap_or_else(|_| "nothing".into()),
+        "stderr" => {
+            eprintln!("{value}");
+            "said".into()
+        }
+        "sleep" => {
+            thread::sleep(Duration::from_millis(value.parse().ok()?));
+            "slept".into()
+        }
+        _ => return None,
+    })
+}
+
+wasmblk_guest::export_ring!(Told);
