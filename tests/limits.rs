@@ -1,12 +1,15 @@
 //! What a guest may use, and what is told of what it uses.
 
+use std::thread;
+use std::time::Instant;
+
 use tests::bed::in_bed;
 use tests::disk::{Disk, must};
 use tests::paths;
 use tests::uml::Machine;
 use wasmblk::block::{Backend, Errno};
 use wasmblk::guest::Limits;
-use wasmblk::limits::DEPTH_DEFAULT;
+use wasmblk::limits::{self, DEPTH_DEFAULT};
 
 use crate::cli::{Folder, expect};
 use crate::direct::{self, Direct};
@@ -68,6 +71,32 @@ fn the_longest_call_is_seen_by_the_clock() {
     assert_eq!(disk.read(4096, &mut [0; 512]), Err(Errno::EIO));
     let longest = disk.guest.usage().longest_call_ms;
     assert!((300..5000).contains(&longest), "{longest} ms");
+}
+
+#[test]
+fn a_deadline_is_kept_to_the_tick() {
+    // After a pause, when the clock looks seldom, and in the middle of much to do.
+    for idle in [true, false] {
+        let mut over_ms = Vec::new();
+        for _ in 0..5 {
+            let mut disk = open("faulty", &[("spin-at", "4096")], direct::limits());
+            if idle {
+                thread::sleep(limits::CLOCK_IDLE_TIME + 2 * limits::CLOCK_IDLE_TICK);
+            }
+            for _ in 0..100 {
+                disk.read(0, &mut [0; 512]).expect("nothing happens here");
+            }
+            let begin = Instant::now();
+            assert_eq!(disk.read(4096, &mut [0; 512]), Err(Errno::EIO));
+            let took = begin.elapsed();
+            let deadline = direct::limits().deadline;
+            assert!(took + limits::CLOCK_TICK >= deadline, "{took:?}");
+            over_ms.push(took.saturating_sub(deadline).as_millis());
+        }
+        // Other work on the machine may hold a thread up; that is not the clock.
+        over_ms.sort_unstable();
+        assert!(over_ms[2] <= 10, "over the deadline, in ms: {over_ms:?}");
+    }
 }
 
 #[test]

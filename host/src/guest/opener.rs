@@ -8,7 +8,7 @@ use wasmtime::component::Instance as ComponentInstance;
 use super::bindings::exports::wasmblk::block::{device, ring as bindings_ring, trim};
 use super::bindings::wasmblk::block::types::{self, OpenError};
 use super::calls::Calls;
-use super::engine::Clock;
+use super::clock::Clock;
 use super::fault::{Fault, Health};
 use super::imports::State;
 use super::instance::Instance;

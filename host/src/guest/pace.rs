@@ -14,7 +14,6 @@ use crate::sys::thread_cpu_time;
 /// it is on the instance's behalf.
 pub(super) struct Pace {
     percent: u32,
-    deadline: Duration,
     meter: Arc<Meter>,
     /// Counts the ticks of the clock: it is looked at more often than system calls are worth.
     ticks: Arc<AtomicU64>,
@@ -22,8 +21,6 @@ pub(super) struct Pace {
     /// Computing time that is saved up, or, below 0, overdrawn, in nanoseconds.
     credit: i64,
     last: Option<Look>,
-    /// When the call that runs began, or a little before.
-    began: Instant,
 }
 
 /// What the clocks said.
@@ -34,27 +31,17 @@ struct Look {
     cpu: Duration,
 }
 
-/// Whether a call goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    GoOn,
-    /// Its deadline has passed.
-    Overdue,
-}
-
 impl Pace {
     /// Nothing where there is no budget.
     pub(super) fn new(limits: &Limits, meter: Arc<Meter>, ticks: Arc<AtomicU64>) -> Option<Pace> {
         (limits.cpu_percent < limits::CPU_PERCENT_DEFAULT).then(|| Pace {
             percent: limits.cpu_percent.max(1),
-            deadline: limits.deadline + limits::EPOCH_TICK,
             meter,
             // Not what it is now: the first call looks.
             ticks_seen: u64::MAX,
             ticks,
             credit: nanoseconds(limits::CPU_CREDIT_MAX),
             last: None,
-            began: Instant::now(),
         })
     }
 
@@ -63,25 +50,13 @@ impl Pace {
         let ticks = self.ticks.load(Relaxed);
         if ticks != self.ticks_seen {
             self.ticks_seen = ticks;
-            self.began = self.keep_to_budget();
-        } else if let Some(last) = self.last {
-            self.began = last.time;
-        }
-    }
-
-    /// A tick in the middle of a call: waits where too much is used.
-    pub(super) fn tick(&mut self) -> Verdict {
-        let now = self.keep_to_budget();
-        if now.duration_since(self.began) > self.deadline {
-            Verdict::Overdue
-        } else {
-            Verdict::GoOn
+            self.keep_to_budget();
         }
     }
 
     /// Sleeps as long as it takes for what was used to be within the budget, but not for ever: however much
-    /// is overdrawn, each call gets a tick between two sleeps. Gives the time after that.
-    fn keep_to_budget(&mut self) -> Instant {
+    /// is overdrawn, each call gets a tick between two sleeps.
+    pub(super) fn keep_to_budget(&mut self) {
         let look = Look {
             thread: thread::current().id(),
             time: Instant::now(),
@@ -90,7 +65,7 @@ impl Pace {
         let last = self.last.replace(look);
         // An instance may be opened by one thread and served by another, whose past is not its.
         let Some(last) = last.filter(|last| last.thread == look.thread) else {
-            return look.time;
+            return;
         };
         let percent = i64::from(self.percent);
         let earned = nanoseconds(look.time.duration_since(last.time)).saturating_mul(percent) / 100;
@@ -98,16 +73,14 @@ impl Pace {
         let credit = self.credit.saturating_add(earned).saturating_sub(used);
         self.credit = credit.min(nanoseconds(limits::CPU_CREDIT_MAX));
         if self.credit >= 0 {
-            return look.time;
+            return;
         }
         let owed = self.credit.unsigned_abs().saturating_mul(100) / u64::from(self.percent);
         let pause = Duration::from_nanos(owed).min(limits::CPU_PAUSE_MAX);
         thread::sleep(pause);
-        let now = Instant::now();
-        let paused = now.duration_since(look.time).as_micros();
+        let paused = look.time.elapsed().as_micros();
         let paused = u64::try_from(paused).unwrap_or(u64::MAX);
         self.meter.throttled_us.fetch_add(paused, Relaxed);
-        now
     }
 }
 

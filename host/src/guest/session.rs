@@ -7,20 +7,18 @@ use std::time::Duration;
 
 use wasmtime::{Store, UpdateDeadline};
 
-use super::engine::{Call, Clock};
+use super::clock::{Call, Clock};
 use super::fault::Health;
 use super::imports::State;
 use super::loaded::Guest;
-use super::pace::{Pace, Verdict};
+use super::pace::Pace;
 use crate::error::Error;
-use crate::limits;
 use crate::store::Grant;
 
 /// One running copy of a guest, with a store of its own: a trap ends it, and nothing else.
 pub(super) struct Session {
     store: Store<State>,
     deadline: Duration,
-    ticks: u64,
     call: Arc<Call>,
     health: Arc<Health>,
     /// Keeps the deadline alive.
@@ -32,20 +30,14 @@ impl Session {
     pub(super) fn new(guest: &Guest, clock: &Clock, health: Arc<Health>) -> Session {
         let deadline = guest.limits.deadline;
         let mut store = guest.new_store();
-        let paced = keep_pace(&mut store, guest, clock);
-        let ticks = deadline
-            .as_millis()
-            .div_ceil(limits::EPOCH_TICK.as_millis());
+        let pace = Pace::new(&guest.limits, guest.meter.clone(), clock.ticks());
+        let call = clock.watch(guest.meter.clone(), deadline, pace.is_some());
+        store.data_mut().pace = pace;
+        keep_time(&mut store, call.clone());
         Session {
             store,
             deadline,
-            // One more: the first tick may come at once. With a budget, each tick is looked at.
-            ticks: if paced {
-                1
-            } else {
-                u64::try_from(ticks).unwrap_or(u64::MAX - 1) + 1
-            },
-            call: clock.watch(guest.meter.clone(), paced),
+            call,
             health,
             clock: clock.clone(),
         }
@@ -90,7 +82,6 @@ impl Session {
         if let Some(pace) = &mut self.store.data_mut().pace {
             pace.begin();
         }
-        self.store.set_epoch_deadline(self.ticks);
         let running = self.call.begin();
         let unwound = GiveUpOnPanic(&self.health);
         let outcome = call(&mut self.store);
@@ -99,20 +90,19 @@ impl Session {
     }
 }
 
-/// Has each tick looked at where the guest has a budget. Says whether it has.
-fn keep_pace(store: &mut Store<State>, guest: &Guest, clock: &Clock) -> bool {
-    store.data_mut().pace = Pace::new(&guest.limits, guest.meter.clone(), clock.ticks());
-    if store.data().pace.is_none() {
-        return false;
-    }
-    store.epoch_deadline_callback(|mut store| {
-        let verdict = store.data_mut().pace.as_mut().map(Pace::tick);
-        Ok(match verdict {
-            Some(Verdict::GoOn) => UpdateDeadline::Continue(1),
-            Some(Verdict::Overdue) | None => UpdateDeadline::Interrupt,
+/// Has each new epoch looked at by the call that runs.
+fn keep_time(store: &mut Store<State>, call: Arc<Call>) {
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(move |mut store| {
+        if let Some(pace) = &mut store.data_mut().pace {
+            pace.keep_to_budget();
+        }
+        Ok(if call.is_overdue() {
+            UpdateDeadline::Interrupt
+        } else {
+            UpdateDeadline::Continue(1)
         })
     });
-    true
 }
 
 /// A panic of ours leaves the instance in the middle of a call: it is of no use any more.

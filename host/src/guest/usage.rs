@@ -49,7 +49,7 @@ pub(super) struct Meter {
 pub struct Usage {
     /// Linear memories and tables that it has now, in bytes.
     pub memory_bytes: u64,
-    /// Its longest call, in steps of [`limits::EPOCH_TICK`]; 0 where none was seen by the clock twice.
+    /// Its longest call, in steps of [`limits::CLOCK_TICK`]; 0 where none was seen by the clock twice.
     pub longest_call_ms: u64,
     /// Computing time of the process, all its threads together.
     pub cpu_ms: u64,

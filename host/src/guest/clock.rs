@@ -1,0 +1,232 @@
+//! The clock that ends calls which do not return.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use wasmtime::Engine;
+
+use super::usage::Meter;
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::sys::spawn_unprivileged;
+
+/// Looks at the calls of all instances. A call that is overdue is marked, and the next epoch begins: in that, the
+/// call looks at its mark and ends in a trap. The thread lives as long as the clock or an instance that it watches.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    /// How often it has looked.
+    ticks: Arc<AtomicU64>,
+    face: Arc<Face>,
+    calls: Arc<Mutex<Vec<Watched>>>,
+}
+
+/// What calls see of the clock.
+#[derive(Debug)]
+struct Face {
+    /// It looks seldom: a call that begins notes when.
+    seldom: AtomicBool,
+    start: Instant,
+}
+
+/// The calls of one instance.
+#[derive(Debug)]
+pub(super) struct Call {
+    face: Arc<Face>,
+    /// How often a call began or ended: odd while one runs.
+    turns: AtomicU64,
+    /// When one began, where that was noted, in nanoseconds of the clock.
+    began_ns: AtomicU64,
+    /// The turn of the call that is overdue.
+    overdue: AtomicU64,
+    meter: Arc<Meter>,
+}
+
+impl Call {
+    /// Marks a call as running until the value is dropped. Only one thread calls an instance.
+    pub(super) fn begin(&self) -> Running<'_> {
+        if self.face.seldom.load(Ordering::Relaxed) {
+            let ns = self.face.start.elapsed().as_nanos();
+            let ns = u64::try_from(ns).unwrap_or(u64::MAX);
+            self.began_ns.store(ns, Ordering::Relaxed);
+        }
+        self.turn();
+        Running(self)
+    }
+
+    fn turn(&self) {
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.turns.store(turns.wrapping_add(1), Ordering::Release);
+    }
+
+    /// Whether the call that runs has to end.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.overdue.load(Ordering::Relaxed) == self.turns.load(Ordering::Relaxed)
+    }
+}
+
+/// A call that runs.
+pub(super) struct Running<'a>(&'a Call);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.turn();
+    }
+}
+
+/// A call as the clock knows it.
+#[derive(Debug)]
+struct Watched {
+    call: Arc<Call>,
+    deadline: Duration,
+    /// Its computing time has a limit.
+    paced: bool,
+    /// The turns at the last look, and when that was.
+    turns: u64,
+    looked: Instant,
+    /// When the call that runs began, or up to a tick before.
+    since: Instant,
+    /// When there was last a new turn.
+    busy: Instant,
+}
+
+/// What the clock has to do for one instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Nothing, until so much time has passed.
+    Look(Duration),
+    /// The call that runs is to look at its mark, or its computing time, soon and again after so much time.
+    Interrupt(Duration),
+}
+
+impl Watched {
+    fn new(call: Arc<Call>, deadline: Duration, paced: bool) -> Watched {
+        let now = Instant::now();
+        Watched {
+            call,
+            deadline,
+            paced,
+            turns: 0,
+            looked: now,
+            since: now,
+            busy: now,
+        }
+    }
+
+    fn look(&mut self, now: Instant) -> Next {
+        let turns = self.call.turns.load(Ordering::Acquire);
+        let before = std::mem::replace(&mut self.looked, now);
+        let runs = turns % 2 == 1;
+        if turns != self.turns {
+            let began = Duration::from_nanos(self.call.began_ns.load(Ordering::Relaxed));
+            self.since = before.max(self.call.face.start + began);
+            (self.turns, self.busy) = (turns, now);
+        } else if runs {
+            let ms = now.duration_since(self.since).as_millis();
+            let ms = u64::try_from(ms).unwrap_or(u64::MAX);
+            self.call
+                .meter
+                .longest_call_ms
+                .fetch_max(ms, Ordering::Relaxed);
+        }
+        let idle = !runs && now.duration_since(self.busy) >= limits::CLOCK_IDLE_TIME;
+        let pause = match (idle, self.paced) {
+            (true, _) => limits::CLOCK_IDLE_TICK,
+            (false, true) => limits::CPU_TICK,
+            (false, false) => limits::CLOCK_TICK,
+        };
+        if !runs {
+            return Next::Look(pause);
+        }
+        let left = self.deadline.saturating_sub(now.duration_since(self.since));
+        if left.is_zero() {
+            self.call.overdue.store(turns, Ordering::Relaxed);
+            return Next::Interrupt(pause);
+        }
+        let pause = pause.min(left);
+        if self.paced {
+            Next::Interrupt(pause)
+        } else {
+            Next::Look(pause)
+        }
+    }
+}
+
+impl Clock {
+    /// Starts the clock's thread.
+    ///
+    /// # Errors
+    ///
+    /// Where the system gives no thread.
+    pub fn start(engine: &Engine) -> Result<Clock> {
+        let clock = Clock {
+            ticks: Arc::default(),
+            face: Arc::new(Face {
+                seldom: AtomicBool::new(false),
+                start: Instant::now(),
+            }),
+            calls: Arc::default(),
+        };
+        let calls = Arc::downgrade(&clock.calls);
+        let (face, ticks, engine) = (clock.face.clone(), clock.ticks.clone(), engine.clone());
+        let run = move || {
+            while let Some(calls) = calls.upgrade() {
+                let pause = tick(&calls, &engine);
+                drop(calls);
+                ticks.fetch_add(1, Ordering::Relaxed);
+                let idle = pause >= limits::CLOCK_IDLE_TICK;
+                let was_idle = face.seldom.swap(idle, Ordering::Relaxed);
+                // A call may have begun between the look and this, and has not noted when.
+                thread::sleep(if was_idle {
+                    pause
+                } else {
+                    pause.min(limits::CLOCK_TICK)
+                });
+            }
+        };
+        spawn_unprivileged("clock", run)
+            .map_err(|why| Error::failed("cannot start a thread").because(why))?;
+        Ok(clock)
+    }
+
+    /// A number that changes with each tick.
+    pub(super) fn ticks(&self) -> Arc<AtomicU64> {
+        self.ticks.clone()
+    }
+
+    /// A further instance to watch, whose calls may take so long.
+    pub(super) fn watch(&self, meter: Arc<Meter>, deadline: Duration, paced: bool) -> Arc<Call> {
+        let call = Arc::new(Call {
+            face: self.face.clone(),
+            turns: AtomicU64::new(0),
+            began_ns: AtomicU64::new(0),
+            // Never that of a call.
+            overdue: AtomicU64::new(u64::MAX - 1),
+            meter,
+        });
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those of instances that are gone are nobody else's.
+        calls.retain(|watched| Arc::strong_count(&watched.call) > 1);
+        calls.push(Watched::new(call.clone(), deadline, paced));
+        call
+    }
+}
+
+/// Looks at all calls, and interrupts those for which that is due. Gives how long to wait for the next time.
+fn tick(calls: &Mutex<Vec<Watched>>, engine: &Engine) -> Duration {
+    let now = Instant::now();
+    let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut pause = limits::CLOCK_IDLE_TICK;
+    let mut interrupts = false;
+    for watched in calls.iter_mut() {
+        let next = watched.look(now);
+        interrupts |= matches!(next, Next::Interrupt(_));
+        let (Next::Look(time) | Next::Interrupt(time)) = next;
+        pause = pause.min(time);
+    }
+    if interrupts {
+        engine.increment_epoch();
+    }
+    pause
+}
