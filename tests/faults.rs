@@ -111,6 +111,12 @@ fn the_log_shows_the_guests_panic_and_stack() {
             log.contains("\n    | ") && log.contains("faulty"),
             "the stack: {log}"
         );
+        // What it had in hand: in the log, and for programs.
+        assert!(
+            log.contains("\n    | in hand: read@1048576+4096\n"),
+            "{log}"
+        );
+        assert_eq!(disk.info("/last_requests/0"), "read@1048576+4096");
         disk.del();
     });
 }

@@ -40,6 +40,7 @@ fn the_next_instance_is_sent_what_has_no_answer() {
     assert_eq!((disk.health.faults(), disk.health.restarts()), (1, 1));
     let last = disk.health.last_fault().unwrap_or_default();
     assert!(last.contains("gave up"), "{last}");
+    assert_eq!(disk.health.last_requests(), ["read@0+8192"]);
     assert_eq!(stores.count(), 2);
     disk.write(65536, &[9; 4096], false).expect("write");
     disk.flush().expect("flush");

@@ -162,6 +162,10 @@ pub const GUEST_WORDS_BYTES_MAX: usize = 512;
 /// Functions of a guest's stack in the log.
 pub const STACK_FRAMES_MAX: usize = 32;
 
+/// Requests in a fault's report: the one that did it is the only one of a guest that is sent one at a time, and
+/// more than a line is no help.
+pub const LAST_REQUESTS_MAX: usize = 8;
+
 /// Messages of a guest in the log each second, from all its instances, unless `--log-lines` says otherwise; the
 /// rest are counted. At this rate it takes minutes to fill a log.
 pub const GUEST_LOG_LINES_DEFAULT: u32 = 20;

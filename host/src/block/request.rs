@@ -1,5 +1,7 @@
 //! One request, and the door it passes.
 
+use std::fmt;
+
 use super::{Errno, Geometry};
 
 /// What is asked.
@@ -11,6 +13,18 @@ pub enum Op {
     Flush,
     Discard,
     WriteZeroes,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Op::Read => "read",
+            Op::Write => "write",
+            Op::Flush => "flush",
+            Op::Discard => "discard",
+            Op::WriteZeroes => "write-zeroes",
+        })
+    }
 }
 
 /// One request as a frontend decoded it. Nothing is known of its numbers yet.
@@ -26,6 +40,20 @@ pub struct Request {
     pub fua: bool,
     /// The space of zeros may be given back.
     pub may_discard: bool,
+}
+
+/// One word: `write@4096+512`, with `,fua` where it is to be durable; a flush has no place.
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Request {
+            op, offset, length, ..
+        } = self;
+        match op {
+            Op::Flush => write!(f, "{op}")?,
+            _ => write!(f, "{op}@{offset}+{length}")?,
+        }
+        f.write_str(if self.fua { ",fua" } else { "" })
+    }
 }
 
 /// A request that fits its device. Only [`Request::check`] makes one, so whoever holds it need not

@@ -55,10 +55,16 @@ impl Fault {
         word(&format!("{}: {}", self.call, describe(&self.why)))
     }
 
-    /// The guest's stack, where there is one, in lines of its own.
-    pub(super) fn stack(&self) -> String {
+    /// What helps to find the cause, in lines of its own: the guest's stack, where there is one, and the requests
+    /// that it had in hand.
+    pub(super) fn report(&self, requests: &[String]) -> String {
         let backtrace = self.why.downcast_ref::<WasmBacktrace>();
-        backtrace.map(stack).unwrap_or_default()
+        let mut lines = backtrace.map(stack).unwrap_or_default();
+        if !requests.is_empty() {
+            lines.push_str("\n    | in hand: ");
+            lines.push_str(&requests.join(" "));
+        }
+        lines
     }
 }
 
@@ -77,6 +83,8 @@ struct Words {
     reason: Option<String>,
     /// How its last instance ended.
     last_fault: Option<String>,
+    /// What that had in hand.
+    last_requests: Vec<String>,
 }
 
 impl Health {
@@ -98,6 +106,12 @@ impl Health {
         self.words().last_fault.clone()
     }
 
+    /// Requests that it had not answered, the first few of them, each in one word.
+    #[must_use]
+    pub fn last_requests(&self) -> Vec<String> {
+        self.words().last_requests.clone()
+    }
+
     /// Instances that were at fault.
     #[must_use]
     pub fn faults(&self) -> u64 {
@@ -114,9 +128,12 @@ impl Health {
         self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts an instance that was at fault.
-    pub(super) fn count_fault(&self, summary: &str) {
-        self.words().last_fault = Some(summary.to_owned());
+    /// Counts an instance that was at fault, with the requests that it had in hand.
+    pub(super) fn count_fault(&self, summary: &str, requests: Vec<String>) {
+        let mut words = self.words();
+        words.last_fault = Some(summary.to_owned());
+        words.last_requests = requests;
+        drop(words);
         self.faults.fetch_add(1, Relaxed);
     }
 

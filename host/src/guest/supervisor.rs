@@ -75,11 +75,12 @@ impl Supervisor {
 
     /// An instance has ended: decides what comes next.
     fn at_fault(&mut self, fault: &Fault) {
-        let (summary, stack) = (fault.summary(), fault.stack());
+        let requests = self.in_hand();
+        let (summary, report) = (fault.summary(), fault.report(&requests));
         let health = &self.opener.health;
-        health.count_fault(&summary);
+        health.count_fault(&summary, requests);
         if !self.geometry.restartable {
-            error!("the guest has failed; from now on every request is EIO: {summary}{stack}");
+            error!("the guest has failed; from now on every request is EIO: {summary}{report}");
             return health.give_up(&summary);
         }
         let now = Instant::now();
@@ -88,15 +89,22 @@ impl Supervisor {
         }
         self.faults += 1;
         if self.faults > limits::RESTARTS_MAX {
-            error!("the guest keeps failing; from now on every request is EIO: {summary}{stack}");
+            error!("the guest keeps failing; from now on every request is EIO: {summary}{report}");
             return health.give_up(&summary);
         }
         let delay = match self.faults {
             1 => Duration::ZERO,
             n => limits::RESTART_DELAY * 2_u32.pow(n - 2),
         };
-        error!("the guest's instance has ended, and is restarted: {summary}{stack}");
+        error!("the guest's instance has ended, and is restarted: {summary}{report}");
         self.restart_at = Some(now + delay);
+    }
+
+    /// The requests without an answer, the first few of them, in words.
+    fn in_hand(&self) -> Vec<String> {
+        let requests = self.unanswered.iter().flatten();
+        let words = requests.map(|request| request.request().to_string());
+        words.take(limits::LAST_REQUESTS_MAX).collect()
     }
 
     /// The instance is not called any more: its requests are ours.

@@ -46,6 +46,8 @@ pub struct Status {
     pub restarts: u64,
     #[serde(default)]
     pub last_fault: Option<String>,
+    #[serde(default)]
+    pub last_requests: Vec<String>,
     pub pid: u32,
     pub guest: PathBuf,
     pub digest: String,
@@ -151,6 +153,7 @@ impl Shared {
             faults: self.health.faults(),
             restarts: self.health.restarts(),
             last_fault: self.health.last_fault(),
+            last_requests: self.health.last_requests(),
             pid: std::process::id(),
             guest: config.guest.clone(),
             digest: config.digest.clone(),
