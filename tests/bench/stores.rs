@@ -6,11 +6,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use tests::command::output;
-use tests::{install, paths};
+use tests::{install, null_blk, paths};
 
 use crate::load::Load;
 use crate::server::{Folder, Server};
-use crate::ublk::{self, Device, Set, What, device, fill, null_blk, rublk};
+use crate::ublk::{self, Device, Set, What, device, fill, rublk};
 use crate::{nbd, report};
 
 /// Bytes of each backing file, all of which is used.
@@ -147,7 +147,7 @@ fn devices() -> Result<Vec<Device>> {
         let node = output(Command::new("losetup").args(words).arg(file))?;
         device(name, node.trim(), None)
     };
-    let nothing = |name: &str| null_blk(name, &[("size", "256")]);
+    let nothing = |name: &str| null_blk::make(name, &[("size", "256")]);
     let file = |number: u32| -> Result<PathBuf> {
         let path = PathBuf::from(format!("/tmp/backing-{number}"));
         File::create(&path)?.set_len(SPAN)?;

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use tests::command::{find_program, output, search_path};
+
 use tests::steps::{say, step};
 use tests::uml::{self, Machine};
-use tests::{install, paths};
+use tests::{install, null_blk, paths};
 
 use crate::fio;
 use crate::load::Load;
@@ -283,29 +284,8 @@ pub(crate) fn fill(node: &Path, bytes: u64) -> Result<()> {
 
 /// The kernel's RAM disk.
 fn null_blk_with_memory() -> Result<Device> {
-    let node = null_blk("memory", &[("size", "1024"), ("memory_backed", "1")])?;
+    let node = null_blk::make("memory", &[("size", "1024"), ("memory_backed", "1")])?;
     device("null_blk memory", &node.display().to_string(), None)
-}
-
-/// A disk of the kernel's own driver for tests; it does nothing unless an attribute says so.
-pub(crate) fn null_blk(name: &str, attributes: &[(&str, &str)]) -> Result<PathBuf> {
-    let folder = Path::new("/sys/kernel/config");
-    if !folder.join("nullb").exists() {
-        let mount = ["-t", "configfs", "config"];
-        output(Command::new("mount").args(mount).arg(folder))?;
-    }
-    let disk = folder.join("nullb").join(name);
-    fs::create_dir(&disk).context("null_blk's configuration")?;
-    for (attribute, value) in attributes.iter().chain(&[("power", "1")]) {
-        fs::write(disk.join(attribute), value).context((*attribute).to_owned())?;
-    }
-    let index = fs::read_to_string(disk.join("index"))?;
-    let node = PathBuf::from(format!("/dev/nullb{}", index.trim()));
-    Ok(if node.exists() {
-        node
-    } else {
-        Path::new("/dev").join(name)
-    })
 }
 
 pub(crate) fn device(name: &'static str, node: &str, server: Option<Child>) -> Result<Device> {

@@ -11,6 +11,7 @@ pub mod bed;
 pub mod command;
 pub mod disk;
 pub mod guests;
+pub mod null_blk;
 pub mod paths;
 pub mod qemu;
 pub mod steps;
