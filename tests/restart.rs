@@ -59,6 +59,20 @@ fn the_next_instance_has_the_memory_of_the_one_before() {
 }
 
 #[test]
+fn the_arena_of_the_one_before_counts_until_the_next_one_has_it() {
+    // Direct has 4 slots: 4 MiB of arena, beside 32 or 56 of the guest's 64 MiB.
+    for (memory, restarts) in [("32M", 1), ("56M", 0)] {
+        let stores = Stores::new();
+        let options = [("transfer", "1M"), ("memory", memory)];
+        let mut disk = Direct::open_with("fragile", &options, &stores.grants()).expect("it opens");
+        let result = disk.read(4096, &mut [0; 512]);
+        assert_eq!(result.is_ok(), restarts == 1, "{memory}: {result:?}");
+        assert_eq!(disk.health.restarts(), restarts);
+        assert_eq!(disk.health.has_failed(), restarts == 0);
+    }
+}
+
+#[test]
 fn a_guest_that_keeps_breaking_has_failed() {
     for (options, instances) in [(&[("panics", "100")][..], 6), (&[("restartable", "no")], 1)] {
         let stores = Stores::new();

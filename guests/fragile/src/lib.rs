@@ -2,7 +2,8 @@
 //! number that the store `count` begins with; the first `panics` ones panic at their first read of the device's
 //! second block of 4 KiB.
 //!
-//! Options: `panics` (1); `restartable` (yes); `memory` to take, in bytes (none). Stores `data` and `count`.
+//! Options: `panics` (1); `restartable` (yes); `memory` to take, and the longest `transfer`, in bytes (none; 64K).
+//! Stores `data` and `count`.
 
 use std::cell::Cell;
 
@@ -22,11 +23,12 @@ fn take(bytes: u64) {
 
 impl Disk for Fragile {
     fn open(options: &[(String, String)]) -> Result<(Fragile, Info), OpenError> {
-        let (mut panics, mut features) = (1, Features::RESTARTABLE);
+        let (mut panics, mut features, mut transfer) = (1, Features::RESTARTABLE, 64 << 10);
         for (key, value) in options {
             match (key.as_str(), value.as_str()) {
                 ("panics", number) => panics = number.parse().unwrap_or(1),
                 ("memory", bytes) => take(parse_size(bytes).unwrap_or(0)),
+                ("transfer", bytes) => transfer = parse_size(bytes).unwrap_or(0) as u32,
                 ("restartable", "no") => features = Features::empty(),
                 ("restartable", _) => {}
                 _ => return Err(OpenError::BadOption(format!("unknown option '{key}'"))),
@@ -45,7 +47,7 @@ impl Disk for Fragile {
             breaks: Cell::new(before < panics),
         };
         let info = Info {
-            max_transfer_bytes: 64 << 10,
+            max_transfer_bytes: transfer,
             features,
             ..Info::new(data.size_bytes)
         };

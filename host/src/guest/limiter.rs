@@ -47,7 +47,7 @@ impl Limiter {
     }
 
     /// Whether there is room for a growth, which is then taken.
-    fn take(&mut self, current: usize, desired: usize, unit_bytes: usize) -> bool {
+    pub(super) fn take(&mut self, current: usize, desired: usize, unit_bytes: usize) -> bool {
         let more = desired.saturating_sub(current).saturating_mul(unit_bytes);
         let free = &self.budget.free_bytes;
         let taken = free

@@ -12,13 +12,14 @@ use super::clock::Clock;
 use super::fault::{Fault, Health};
 use super::imports::State;
 use super::instance::Instance;
+use super::limiter::Limiter;
 use super::loaded::{Exports, Guest, HOSTCALL_BYTES_MAX};
 use super::ring;
 use super::session::Session;
 use super::supervisor::{Running, Supervisor};
 use crate::block::{Claims, Geometry, Target, TrimClaims};
-use crate::error::{Context, Result};
-use crate::sys::{Place, Slots};
+use crate::error::{Context, Error, Result};
+use crate::sys::{Arena, Place, Slots};
 
 /// Requests in flight on one device.
 #[derive(Clone, Copy, Debug)]
@@ -163,6 +164,13 @@ impl Opener {
         let guest = &self.guest;
         let arena = before.and_then(|place| place.arena.clone());
         let mut session = self.new_session();
+        // Until this instance sees the arena of the one before, it is there beside its own memory.
+        let mut kept = Limiter::new(guest.budget.clone());
+        if !kept.take(0, arena.as_ref().map_or(0, Arena::bytes), 1) {
+            return Err(Error::failed(
+                "all of the guest's memory is in use; see --memory-mib",
+            ));
+        }
         let opened = session.call(|store| {
             let instance = guest.linked.instantiate(&mut *store)?;
             // The arena counts as data that is passed, although it is not copied.
@@ -172,6 +180,7 @@ impl Opener {
             store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
             opened
         });
+        drop(kept);
         let opened = guest.accept(opened);
         let opening = opened.map_err(|error| session.explain(error))?;
         let geometry = guest.geometry(&opening.claimed(guest.limits.transfer_bytes))?;
