@@ -38,7 +38,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         rounds.push((wait(&folder, round)?, BOUND_MS));
     }
     let metric = ("restart", "ms");
-    let row = Row::new(metric, "fragile, 1 MiB taken", "the bound", &rounds, false);
+    let row = Row::new(metric, "fragile, 1 MiB", "the bound", &rounds, false);
     report::show(&[row], options.json)
 }
 

@@ -16,6 +16,9 @@ struct Fragile {
 
 const BLOCK_BYTES: usize = 4096;
 
+/// Data that makes this guest as large as an ordinary one, for the bench of its restart.
+static BALLAST: [u8; 1 << 20] = [7; 1 << 20];
+
 /// Takes memory for good.
 fn take(bytes: u64) {
     std::hint::black_box(vec![1_u8; bytes as usize]).leak();
@@ -34,6 +37,7 @@ impl Disk for Fragile {
                 _ => return Err(OpenError::BadOption(format!("unknown option '{key}'"))),
             }
         }
+        std::hint::black_box(&BALLAST);
         let (data, count) = (Store::need("data")?, Store::need("count")?);
         let failed = |errno: Errno| OpenError::Other(format!("the store 'count': {errno:?}"));
         let mut number = [0; 8];
