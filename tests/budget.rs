@@ -14,7 +14,7 @@ use wasmblk::block::{Backend, Errno};
 use wasmblk::guest::Limits;
 
 use crate::cli::Folder;
-use crate::direct::{self, Direct};
+use crate::direct::{self, Direct, Prepared};
 
 /// How long is measured.
 const TIME: Duration = Duration::from_secs(3);
@@ -89,6 +89,28 @@ fn who_is_over_the_budget_waits_and_answers() {
         let throttled = disk.guest.usage().throttled_ms;
         assert!(throttled > 500, "{guest} waited for {throttled} ms");
     }
+}
+
+#[test]
+fn instances_share_the_budget() {
+    let limits = Limits {
+        cpu_percent: 20,
+        ..direct::limits()
+    };
+    let guest = Prepared::limited("null-device", &[], &[], limits).expect("it loads");
+    let read = || {
+        let mut disk = guest.direct().expect("it opens");
+        let this = || cpu_ms(Path::new("/proc/thread-self"));
+        percent_of(this, || assert!(read_for(TIME, &mut disk) > 5))
+    };
+    let used: u64 = thread::scope(|scope| {
+        let threads = [scope.spawn(read), scope.spawn(read)];
+        threads
+            .map(|thread| thread.join().expect("it reads"))
+            .iter()
+            .sum()
+    });
+    assert!((5..=20 + ROOM).contains(&used), "they used {used} %");
 }
 
 #[test]

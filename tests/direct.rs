@@ -88,7 +88,8 @@ impl Prepared {
         Prepared::limited(name, options, stores, limits())
     }
 
-    fn limited(
+    /// The same with other limits.
+    pub(crate) fn limited(
         name: &str,
         options: &[(&str, &str)],
         stores: &[String],
@@ -142,6 +143,19 @@ impl Direct {
         Direct::open_limited(name, options, stores, limits())
     }
 
+    /// Makes an instance, with what carries out its transfers.
+    pub(crate) fn direct(&self) -> Result<Direct> {
+        let (opened, health) = self.open()?;
+        Ok(Direct {
+            _closed: Closed(opened.place.stores.clone()),
+            carrier: Blocking::new(&opened.place).expect("threads"),
+            geometry: opened.geometry,
+            guest: self.0.guest.clone(),
+            opened,
+            health,
+        })
+    }
+
     /// The same with other limits.
     pub(crate) fn open_limited(
         name: &str,
@@ -149,19 +163,7 @@ impl Direct {
         stores: &[String],
         limits: Limits,
     ) -> Result<Direct> {
-        let prepared = Prepared::limited(name, options, stores, limits)?;
-        let guest = prepared.0.guest.clone();
-        let (opened, health) = prepared.open()?;
-        let carrier = Blocking::new(&opened.place).expect("threads");
-        let stores = opened.place.stores.clone();
-        Ok(Direct {
-            _closed: Closed(stores),
-            geometry: opened.geometry,
-            guest,
-            opened,
-            carrier,
-            health,
-        })
+        Prepared::limited(name, options, stores, limits)?.direct()
     }
 
     /// Sends one request and waits for its answer. `data` goes there and comes back.

@@ -12,6 +12,7 @@ use super::fault;
 use super::imports::{self, Granted, State};
 use super::limiter::Budget;
 use super::log::LogGate;
+use super::pace::Allowance;
 use super::usage::{Limits, Meter, Usage};
 use crate::block::{Claims, Geometry};
 use crate::error::{Error, Result};
@@ -27,6 +28,8 @@ pub struct Guest {
     pub(super) limits: Limits,
     pub(super) meter: Arc<Meter>,
     pub(super) budget: Budget,
+    /// Where its computing time has a limit.
+    pub(super) allowance: Option<Arc<Allowance>>,
     log: Arc<LogGate>,
     pub(super) granted: Granted,
     pub(super) linked: InstancePre<State>,
@@ -90,6 +93,7 @@ impl Guest {
             name: name.to_owned(),
             limits,
             budget: Budget::new(limits.memory_bytes),
+            allowance: Allowance::new(&limits),
             log: Arc::new(LogGate::new(limits.log_lines, meter.clone())),
             meter,
             granted,

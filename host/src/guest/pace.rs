@@ -1,8 +1,8 @@
-//! Computing time: an instance that takes more than its share of a processor waits, before its next call or in
-//! the middle of one.
+//! Computing time: a guest whose instances take more than their share of a processor waits, before its next call or
+//! in the middle of one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -10,39 +10,77 @@ use super::usage::{Limits, Meter};
 use crate::limits;
 use crate::sys::thread_cpu_time;
 
-/// What the thread of one instance may use of a processor. All that the thread does counts, as the host's part of
-/// it is on the instance's behalf.
-pub(super) struct Pace {
+/// What all instances of a guest may use of a processor together.
+#[derive(Debug)]
+pub(super) struct Allowance {
     percent: u32,
+    /// Computing time that is saved up, or, below 0, overdrawn, in nanoseconds.
+    credit_ns: AtomicI64,
+    /// Until when it was earned, in nanoseconds from the start.
+    earned_ns: AtomicI64,
+    start: Instant,
+}
+
+impl Allowance {
+    /// Nothing where there is no limit.
+    pub(super) fn new(limits: &Limits) -> Option<Arc<Allowance>> {
+        (limits.cpu_percent < limits::CPU_PERCENT_DEFAULT).then(|| {
+            Arc::new(Allowance {
+                percent: limits.cpu_percent.max(1),
+                credit_ns: AtomicI64::new(nanoseconds(limits::CPU_CREDIT_MAX)),
+                earned_ns: AtomicI64::new(0),
+                start: Instant::now(),
+            })
+        })
+    }
+
+    /// Pays for what was used. Gives how long to wait for that to be within the limit.
+    fn pay(&self, used: Duration) -> Duration {
+        let now = nanoseconds(self.start.elapsed());
+        // Whoever comes second with an earlier time earns nothing.
+        let earned = now - self.earned_ns.fetch_max(now, Relaxed);
+        let earned = earned.max(0).saturating_mul(i64::from(self.percent)) / 100;
+        let change = earned.saturating_sub(nanoseconds(used));
+        let sum = |credit: i64| {
+            let credit = credit.saturating_add(change);
+            credit.min(nanoseconds(limits::CPU_CREDIT_MAX))
+        };
+        let update = |credit| Some(sum(credit));
+        let before = self.credit_ns.fetch_update(Relaxed, Relaxed, update);
+        let (Ok(before) | Err(before)) = before;
+        let owed = sum(before).min(0).unsigned_abs().saturating_mul(100);
+        Duration::from_nanos(owed / u64::from(self.percent))
+    }
+}
+
+/// What the thread of one instance uses. All that the thread does counts, as the host's part of it is on the
+/// instance's behalf.
+pub(super) struct Pace {
+    allowance: Arc<Allowance>,
     meter: Arc<Meter>,
     /// Counts the ticks of the clock: it is looked at more often than system calls are worth.
     ticks: Arc<AtomicU64>,
     ticks_seen: u64,
-    /// Computing time that is saved up, or, below 0, overdrawn, in nanoseconds.
-    credit: i64,
     last: Option<Look>,
 }
 
-/// What the clocks said.
+/// What a thread had used when it was looked at.
 #[derive(Clone, Copy)]
 struct Look {
     thread: ThreadId,
-    time: Instant,
     cpu: Duration,
 }
 
 impl Pace {
-    /// Nothing where there is no budget.
-    pub(super) fn new(limits: &Limits, meter: Arc<Meter>, ticks: Arc<AtomicU64>) -> Option<Pace> {
-        (limits.cpu_percent < limits::CPU_PERCENT_DEFAULT).then(|| Pace {
-            percent: limits.cpu_percent.max(1),
+    pub(super) fn new(allowance: Arc<Allowance>, meter: Arc<Meter>, ticks: Arc<AtomicU64>) -> Pace {
+        Pace {
+            allowance,
             meter,
             // Not what it is now: the first call looks.
             ticks_seen: u64::MAX,
             ticks,
-            credit: nanoseconds(limits::CPU_CREDIT_MAX),
             last: None,
-        })
+        }
     }
 
     /// A call is to begin: waits for its turn.
@@ -59,7 +97,6 @@ impl Pace {
     pub(super) fn keep_to_budget(&mut self) {
         let look = Look {
             thread: thread::current().id(),
-            time: Instant::now(),
             cpu: thread_cpu_time(),
         };
         let last = self.last.replace(look);
@@ -67,18 +104,13 @@ impl Pace {
         let Some(last) = last.filter(|last| last.thread == look.thread) else {
             return;
         };
-        let percent = i64::from(self.percent);
-        let earned = nanoseconds(look.time.duration_since(last.time)).saturating_mul(percent) / 100;
-        let used = nanoseconds(look.cpu.saturating_sub(last.cpu));
-        let credit = self.credit.saturating_add(earned).saturating_sub(used);
-        self.credit = credit.min(nanoseconds(limits::CPU_CREDIT_MAX));
-        if self.credit >= 0 {
+        let owed = self.allowance.pay(look.cpu.saturating_sub(last.cpu));
+        if owed.is_zero() {
             return;
         }
-        let owed = self.credit.unsigned_abs().saturating_mul(100) / u64::from(self.percent);
-        let pause = Duration::from_nanos(owed).min(limits::CPU_PAUSE_MAX);
-        thread::sleep(pause);
-        let paused = look.time.elapsed().as_micros();
+        let begin = Instant::now();
+        thread::sleep(owed.min(limits::CPU_PAUSE_MAX));
+        let paused = begin.elapsed().as_micros();
         let paused = u64::try_from(paused).unwrap_or(u64::MAX);
         self.meter.throttled_us.fetch_add(paused, Relaxed);
     }

@@ -30,7 +30,8 @@ impl Session {
     pub(super) fn new(guest: &Guest, clock: &Clock, health: Arc<Health>) -> Session {
         let deadline = guest.limits.deadline;
         let mut store = guest.new_store();
-        let pace = Pace::new(&guest.limits, guest.meter.clone(), clock.ticks());
+        let pace = |allowance| Pace::new(allowance, guest.meter.clone(), clock.ticks());
+        let pace = guest.allowance.clone().map(pace);
         let call = clock.watch(guest.meter.clone(), deadline, pace.is_some());
         store.data_mut().pace = pace;
         keep_time(&mut store, call.clone());

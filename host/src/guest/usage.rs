@@ -15,7 +15,7 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// The longest call. It interrupts wasm code, not one bulk memory instruction in it.
     pub deadline: Duration,
-    /// Computing time of the thread of each instance, in percent of one processor; 100 is no limit.
+    /// Computing time of the threads of all its instances, in percent of one processor; 100 is no limit.
     pub cpu_percent: u32,
     /// Messages in the log each second.
     pub log_lines: u32,
