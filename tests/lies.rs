@@ -75,6 +75,14 @@ fn a_lie_in_poll_is_the_end_of_the_guest() {
         assert!(begin.elapsed() < Duration::from_secs(10), "{lie}");
         let reason = disk.health.reason().unwrap_or_default();
         assert!(reason.contains(says), "{lie}: {reason}");
+        let faults = disk.health.faults();
+        let counted = match says {
+            "gave up" => faults.traps,
+            _ if says.contains("deadline") => faults.deadlines,
+            _ => faults.breaches,
+        };
+        assert_eq!((faults.total, counted.count), (1, 1), "{lie}");
+        assert_eq!(counted.last_reason, Some(reason), "{lie}");
         assert_eq!(disk.read(4096, &mut [1; 512]), Err(Errno::EIO), "{lie}");
     }
 }

@@ -37,7 +37,8 @@ fn the_next_instance_is_sent_what_has_no_answer() {
     disk.read(0, &mut data)
         .expect("the second instance reads it");
     assert_eq!(data[4096..], [7; 4096]);
-    assert_eq!((disk.health.faults(), disk.health.restarts()), (1, 1));
+    let faults = disk.health.faults();
+    assert_eq!((faults.traps.count, disk.health.restarts()), (1, 1));
     let last = disk.health.last_fault().unwrap_or_default();
     assert!(last.contains("gave up"), "{last}");
     assert_eq!(disk.health.last_requests(), ["read@0+8192"]);
@@ -124,7 +125,7 @@ fn over_ublk_every_tag_goes_on_with_the_next_instance() {
         let jobs = ["--rw=randrw", "--bs=4k", "--size=8m", "--iodepth=16"];
         fio(&disk.path, &[&jobs[..], &["--verify=crc32c"]].concat());
         assert_eq!(disk.info("/state"), "live");
-        assert_eq!(disk.info("/faults"), "3");
+        assert_eq!(disk.info("/faults/traps/count"), "3");
         assert!(disk.info("/last_fault").contains("gave up"));
         assert_eq!(disk.info("/stats/copied_bytes"), "0");
         disk.del();

@@ -3,9 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use wasmtime::{FrameInfo, Trap, WasmBacktrace};
 
 use super::bindings::wasmblk::block::types::Errno as GuestErrno;
+use super::breach::Breach;
 use crate::block::Errno;
 use crate::limits;
 use crate::text::printable;
@@ -42,12 +44,47 @@ pub(super) fn guest_errno(errno: Errno) -> GuestErrno {
 #[derive(Debug)]
 pub(super) struct Fault {
     call: &'static str,
+    kind: Kind,
     why: wasmtime::Error,
+}
+
+/// Faults are counted by what an operator does about them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Trap,
+    /// A call did not return in time, or a request was kept for too long.
+    Deadline,
+    Breach,
+    /// An instance that was to take the place of another did not come up.
+    Open,
+}
+
+impl Kind {
+    fn of(why: &wasmtime::Error) -> Kind {
+        if let Some(Breach::Overdue) = why.downcast_ref() {
+            return Kind::Deadline;
+        }
+        match why.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => Kind::Deadline,
+            Some(_) => Kind::Trap,
+            None => Kind::Breach,
+        }
+    }
 }
 
 impl Fault {
     pub(super) fn new(call: &'static str, why: wasmtime::Error) -> Fault {
-        Fault { call, why }
+        let kind = Kind::of(&why);
+        Fault { call, kind, why }
+    }
+
+    /// The next instance did not come up.
+    pub(super) fn in_open(words: String) -> Fault {
+        Fault {
+            call: "open",
+            kind: Kind::Open,
+            why: wasmtime::Error::msg(words),
+        }
     }
 
     /// In one line.
@@ -68,11 +105,45 @@ impl Fault {
     }
 }
 
+/// Instances of a guest that were at fault, in all and by kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Faults {
+    /// All of them.
+    pub total: u64,
+    /// Panics, and whatever else WebAssembly ends a program for.
+    pub traps: Counted,
+    /// Calls that did not return in time, and requests that were kept for too long.
+    pub deadlines: Counted,
+    /// What the contract forbids.
+    pub breaches: Counted,
+    /// Instances that were to take the place of another, and did not come up.
+    pub failed_opens: Counted,
+}
+
+/// Faults of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// How many.
+    pub count: u64,
+    /// What the last one was, in one line.
+    pub last_reason: Option<String>,
+}
+
+impl Faults {
+    fn of(&mut self, kind: Kind) -> &mut Counted {
+        match kind {
+            Kind::Trap => &mut self.traps,
+            Kind::Deadline => &mut self.deadlines,
+            Kind::Breach => &mut self.breaches,
+            Kind::Open => &mut self.failed_opens,
+        }
+    }
+}
+
 /// Whether a device's guest is still of use, and what became of its instances.
 #[derive(Debug, Default)]
 pub struct Health {
     failed: AtomicBool,
-    faults: AtomicU64,
     restarts: AtomicU64,
     words: Mutex<Words>,
 }
@@ -81,6 +152,7 @@ pub struct Health {
 struct Words {
     /// Why it has failed.
     reason: Option<String>,
+    faults: Faults,
     /// How its last instance ended.
     last_fault: Option<String>,
     /// What that had in hand.
@@ -114,8 +186,8 @@ impl Health {
 
     /// Instances that were at fault.
     #[must_use]
-    pub fn faults(&self) -> u64 {
-        self.faults.load(Relaxed)
+    pub fn faults(&self) -> Faults {
+        self.words().faults.clone()
     }
 
     /// Instances that took the place of one that was.
@@ -129,12 +201,15 @@ impl Health {
     }
 
     /// Counts an instance that was at fault, with the requests that it had in hand.
-    pub(super) fn count_fault(&self, summary: &str, requests: Vec<String>) {
+    pub(super) fn count_fault(&self, fault: &Fault, requests: Vec<String>) {
+        let summary = fault.summary();
         let mut words = self.words();
-        words.last_fault = Some(summary.to_owned());
+        words.faults.total += 1;
+        let count = words.faults.of(fault.kind);
+        count.count += 1;
+        count.last_reason = Some(summary.clone());
+        words.last_fault = Some(summary);
         words.last_requests = requests;
-        drop(words);
-        self.faults.fetch_add(1, Relaxed);
     }
 
     /// Counts an instance that took the place of one that was.

@@ -36,7 +36,7 @@ pub use clock::Clock;
 pub use compile::{Cache, compile};
 pub use contract::{Contract, Need};
 pub use engine::new_engine;
-pub use fault::Health;
+pub use fault::{Counted, Faults, Health};
 pub use imports::Granted;
 pub use inspect::{Import, Inspection, Parts, inspect};
 pub use instance::Instance;

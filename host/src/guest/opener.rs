@@ -119,10 +119,9 @@ impl Opener {
             }
             Exports::Ring(indices) => self.begin_ring(indices, place.slots.count(), Some(place)),
         };
-        let failed = |words: String| Fault::new("open", wasmtime::Error::msg(words));
-        let begun = begun.map_err(|error| failed(error.chain()))?;
+        let begun = begun.map_err(|error| Fault::in_open(error.chain()))?;
         if begun.geometry != *geometry || !begun.place.is_like(place) {
-            return Err(failed("it is another device than before".into()));
+            return Err(Fault::in_open("it is another device than before".into()));
         }
         Ok(begun.running)
     }

@@ -78,7 +78,7 @@ impl Supervisor {
         let requests = self.in_hand();
         let (summary, report) = (fault.summary(), fault.report(&requests));
         let health = &self.opener.health;
-        health.count_fault(&summary, requests);
+        health.count_fault(fault, requests);
         if !self.geometry.restartable {
             error!("the guest has failed; from now on every request is EIO: {summary}{report}");
             return health.give_up(&summary);

@@ -11,7 +11,7 @@ use super::socket::Waiters;
 use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::confine::Layer;
-use crate::guest::{Guest, Health, Limits, Part, Usage};
+use crate::guest::{Faults, Guest, Health, Limits, Part, Usage};
 use crate::stats::{Snapshot, Stats};
 use crate::store::Grant;
 use crate::ublk::{abi::DevInfo, block_path};
@@ -41,7 +41,7 @@ pub struct Status {
     pub state: State,
     pub reason: Option<String>,
     #[serde(default)]
-    pub faults: u64,
+    pub faults: Faults,
     #[serde(default)]
     pub restarts: u64,
     #[serde(default)]
