@@ -1,6 +1,7 @@
 //! A guest without a frontend: requests go through the engine one at a time, as the frontends send them.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -95,8 +96,23 @@ impl Prepared {
         stores: &[String],
         limits: Limits,
     ) -> Result<Prepared> {
-        let Common { engine, clock, .. } = &*COMMON;
         let artefact = COMMON.compiled(name)?;
+        Prepared::of(&artefact, options, stores, limits)
+    }
+
+    /// Compiles a guest from a file.
+    pub(crate) fn of_file(path: &str, limits: Limits) -> Result<Prepared> {
+        let artefact = compile(&COMMON.engine, &Source::read(Path::new(path))?, None)?;
+        Prepared::of(&artefact, &[], &[], limits)
+    }
+
+    fn of(
+        artefact: &Artefact,
+        options: &[(&str, &str)],
+        stores: &[String],
+        limits: Limits,
+    ) -> Result<Prepared> {
+        let Common { engine, clock, .. } = &*COMMON;
         let granted = Granted {
             stores: Arc::new(Stores::open(&Grant::parse_all(stores)?)?),
             ..Granted::default()
@@ -106,7 +122,7 @@ impl Prepared {
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
         Ok(Prepared(Opener {
-            guest: Arc::new(Guest::load(engine, &artefact, name, limits, granted)?),
+            guest: Arc::new(Guest::load(engine, artefact, "tried", limits, granted)?),
             clock: clock.clone(),
             health: Arc::default(),
             options: options.into(),
@@ -126,6 +142,19 @@ impl Prepared {
         };
         Ok((opener.open()?, health))
     }
+
+    /// Makes an instance, with what carries out its transfers.
+    pub(crate) fn direct(&self) -> Result<Direct> {
+        let (opened, health) = self.open()?;
+        Ok(Direct {
+            _closed: Closed(opened.place.stores.clone()),
+            carrier: Blocking::new(&opened.place).expect("threads"),
+            geometry: opened.geometry,
+            guest: self.0.guest.clone(),
+            opened,
+            health,
+        })
+    }
 }
 
 impl Direct {
@@ -141,19 +170,6 @@ impl Direct {
         stores: &[String],
     ) -> Result<Direct> {
         Direct::open_limited(name, options, stores, limits())
-    }
-
-    /// Makes an instance, with what carries out its transfers.
-    pub(crate) fn direct(&self) -> Result<Direct> {
-        let (opened, health) = self.open()?;
-        Ok(Direct {
-            _closed: Closed(opened.place.stores.clone()),
-            carrier: Blocking::new(&opened.place).expect("threads"),
-            geometry: opened.geometry,
-            guest: self.0.guest.clone(),
-            opened,
-            health,
-        })
     }
 
     /// The same with other limits.

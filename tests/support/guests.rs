@@ -76,13 +76,24 @@ fn build_c(name: &str) -> Result<()> {
             .arg(&built)
             .arg(guests.join(format!("{name}-c/{name}.c"))),
     )?;
-    let mut module = fs::read(&built)?;
+    let module = fs::read(&built)?;
+    write(
+        &component(module, "ring-disk")?,
+        &paths::guest(&format!("{name}-c")),
+    )
+}
+
+/// Makes a component of a core module that fulfils a world of ours.
+///
+/// # Errors
+///
+/// Where it does not.
+pub fn component(mut module: Vec<u8>, world: &str) -> Result<Vec<u8>> {
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_path(paths::root().join("wit"))?;
-    let world = resolve.select_world(&[package], Some("ring-disk"))?;
+    let world = resolve.select_world(&[package], Some(world))?;
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
-    fs::write(&built, module)?;
-    encode(&built, &paths::guest(&format!("{name}-c")))
+    encode(&module)
 }
 
 /// Builds guests as `NAME-wasip2`, for the tests of what such components import and are granted.
@@ -143,16 +154,20 @@ fn finish(target: &str, name: &str, as_name: &str) -> Result<()> {
         fs::copy(built, component)?;
         return Ok(());
     }
-    encode(&built, &component).with_context(|| format!("guest {name}"))
+    let bytes = encode(&fs::read(built)?).with_context(|| format!("guest {name}"))?;
+    write(&bytes, &component)
 }
 
-/// Makes a component of a core module that carries its WIT. What did not change stays untouched.
-fn encode(module: &Path, component: &Path) -> Result<()> {
-    let module = fs::read(module)?;
-    let bytes = ComponentEncoder::default()
+/// Makes a component of a core module that carries its WIT.
+fn encode(module: &[u8]) -> Result<Vec<u8>> {
+    ComponentEncoder::default()
         .validate(true)
-        .module(&module)?
-        .encode()?;
+        .module(module)?
+        .encode()
+}
+
+/// Writes a component. What did not change stays untouched.
+fn write(bytes: &[u8], component: &Path) -> Result<()> {
     if fs::read(component).is_ok_and(|old| old == bytes) {
         return Ok(());
     }

@@ -1,0 +1,156 @@
+//! Guests that want to do harm, each beside another guest that serves meanwhile.
+
+mod case;
+mod device;
+mod files;
+mod neighbour;
+mod ring;
+mod start;
+mod text;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use wasmblk::block::{Backend, Errno};
+use wasmblk::guest::Limits;
+
+use self::case::{Case, End};
+use crate::cli::Folder;
+use crate::direct::{self, Direct, Prepared};
+
+/// How long a case may take: some calls with a deadline of a quarter of a second each, and compiling.
+const TIME_MAX: Duration = Duration::from_secs(10);
+
+/// What a case came to, with the words that say why.
+fn try_out(case: &Case, path: &str) -> (End, String) {
+    let limits = Limits {
+        log_lines: 0,
+        deadline: Duration::from_millis(250),
+        ..direct::limits()
+    };
+    let opened = Prepared::of_file(path, limits).and_then(|guest| guest.direct());
+    let mut disk = match opened {
+        Ok(disk) => disk,
+        Err(error) => return (End::Refused(""), error.chain()),
+    };
+    let block = disk.geometry.logical_block_bytes as usize;
+    let length = block
+        .max(4096)
+        .min(disk.geometry.max_transfer_bytes as usize);
+    let mut data = vec![1; length];
+    let mut results = vec![disk.read(0, &mut data)];
+    if !disk.geometry.read_only {
+        results.push(disk.write(0, &data, false));
+        results.push(disk.flush());
+    }
+    results.push(disk.read(0, &mut data));
+    let used = disk.guest.usage().memory_bytes;
+    assert!(used <= limits.memory_bytes, "{}: {used} bytes", case.name);
+    if let Some(reason) = disk.health.reason() {
+        assert_eq!(results.last(), Some(&Err(Errno::EIO)), "{}", case.name);
+        return (End::Ended(""), reason);
+    }
+    if results.iter().any(Result::is_err) {
+        return (End::Errors, format!("{results:?}"));
+    }
+    (End::Serves, String::new())
+}
+
+/// Tries it out; says what is wrong.
+fn complaint(case: &Case, folder: &Folder) -> Option<String> {
+    let path = folder.file("guest.wasm", &case.bytes);
+    let begin = Instant::now();
+    let (end, words) = try_out(case, &path);
+    let took = begin.elapsed();
+    let right = match (case.end, end) {
+        (End::Contained, _) => true,
+        (End::Refused(says), End::Refused(_)) | (End::Ended(says), End::Ended(_)) => {
+            words.contains(says)
+        }
+        (wanted, end) => wanted == end,
+    };
+    let wrong = !right || took > TIME_MAX;
+    wrong.then(|| {
+        format!(
+            "{}: {:?} wanted, {end:?} after {took:?}: {words}",
+            case.name, case.end
+        )
+    })
+}
+
+/// Lets the neighbour end, also where a case panics.
+struct EndOfTest<'a>(&'a AtomicBool);
+
+impl Drop for EndOfTest<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// Tries all of them out, beside a guest that is read without a pause.
+fn all_are_contained(name: &str, cases: impl Iterator<Item = Case>, count_min: usize) {
+    let folder = Folder::new(name);
+    let (ends, reads) = (AtomicBool::new(false), AtomicU64::new(0));
+    let neighbour = || {
+        let mut disk = Direct::open("memory", &[("size", "1M")]).expect("it opens");
+        let data: Vec<u8> = (0..=250).cycle().take(64 << 10).collect();
+        disk.write(4096, &data, false).expect("write");
+        let (mut back, mut longest) = (vec![0; data.len()], Duration::ZERO);
+        while !ends.load(Relaxed) {
+            let begin = Instant::now();
+            disk.read(4096, &mut back).expect("read");
+            longest = longest.max(begin.elapsed());
+            assert!(back == data, "the neighbour's data");
+            reads.fetch_add(1, Relaxed);
+            thread::sleep(Duration::from_millis(1));
+        }
+        longest
+    };
+    let mut count = 0;
+    let (complaints, longest) = thread::scope(|scope| {
+        let neighbour = scope.spawn(neighbour);
+        let end = EndOfTest(&ends);
+        let tried = cases.inspect(|_| count += 1);
+        let complaints: Vec<String> = tried.filter_map(|case| complaint(&case, &folder)).collect();
+        drop(end);
+        (complaints, neighbour.join().expect("the neighbour serves"))
+    });
+    assert!(
+        complaints.is_empty(),
+        "{} of {count}:\n{}",
+        complaints.len(),
+        complaints.join("\n")
+    );
+    assert!(count >= count_min, "{count} cases");
+    assert!(
+        longest < Duration::from_secs(2),
+        "the neighbour waited for {longest:?}"
+    );
+    assert!(reads.load(Relaxed) > 0);
+}
+
+#[test]
+fn hostile_functions_are_contained() {
+    all_are_contained("functions", device::all(), 100);
+}
+
+#[test]
+fn hostile_records_are_contained() {
+    all_are_contained("records", ring::all(), 300);
+}
+
+#[test]
+fn hostile_beginnings_are_contained() {
+    all_are_contained("beginnings", start::all(), 15);
+}
+
+#[test]
+fn hostile_files_are_refused() {
+    all_are_contained("files", files::all().into_iter(), 30);
+}
+
+#[test]
+fn guests_with_wrong_bytes_are_contained() {
+    all_are_contained("mutants", files::mutants(400), 400);
+}

@@ -1,0 +1,33 @@
+//! One hostile guest, and what becomes of it.
+
+/// How it ends. The words are those of the error or reason that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It is not taken: refused before any of its code runs, or in its `open`.
+    Refused(&'static str),
+    /// It opens, and its instance is ended by a request, which is EIO.
+    Ended(&'static str),
+    /// Requests have errors, and it goes on.
+    Errors,
+    /// It serves: what it tries has no effect.
+    Serves,
+    /// One of these, whichever: for values that may happen to be right.
+    Contained,
+}
+
+/// One hostile guest.
+pub(super) struct Case {
+    pub(super) name: String,
+    pub(super) bytes: Vec<u8>,
+    pub(super) end: End,
+}
+
+impl Case {
+    pub(super) fn new(name: impl Into<String>, bytes: Vec<u8>, end: End) -> Case {
+        Case {
+            name: name.into(),
+            bytes,
+            end,
+        }
+    }
+}

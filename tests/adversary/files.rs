@@ -1,0 +1,190 @@
+//! Files that are no guests, or hardly.
+
+use std::fs;
+
+use tests::paths;
+
+use super::case::{Case, End};
+
+/// A component that is text, with `{}` where something comes `count` times.
+fn text(name: &str, before: &str, (again, count): (&str, usize), after: &str) -> Case {
+    let text = format!("(component {before} {} {after})", again.repeat(count));
+    let bytes = wat::parse_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    Case::new(name, bytes, End::Refused(""))
+}
+
+/// Components that are valid or nearly, and no disks.
+fn components() -> Vec<Case> {
+    let import = |what: &str| format!("(import \"{what}\" (instance (export \"f\" (func))))");
+    let module = "(core module $m)";
+    let small = "(core module $m (memory 1))";
+    let wrong = "(core module $m (func (export \"f\")))
+        (core instance $i (instantiate $m)) (func $f (canon lift (core func $i \"f\")))";
+    vec![
+        text("nothing in it", "", ("", 0), ""),
+        text("10,000 components", "", ("(component)", 10_000), ""),
+        text("10,000 modules", "", ("(core module)", 10_000), ""),
+        text(
+            "5,000 instances",
+            module,
+            ("(core instance (instantiate $m))", 5_000),
+            "",
+        ),
+        text(
+            "500 memories",
+            small,
+            ("(core instance (instantiate $m))", 500),
+            "",
+        ),
+        text("100,000 types", "", ("(type (list u8))", 100_000), ""),
+        text(
+            "a type of types of types",
+            "(type (list u8))",
+            ("", 0),
+            &types(60),
+        ),
+        text(
+            "a name of 100,000 letters",
+            "(import \"",
+            ("a", 100_000),
+            "\" (func))",
+        ),
+        text("sockets", &import("wasi:sockets/tcp@0.2.6"), ("", 0), ""),
+        text(
+            "the web",
+            &import("wasi:http/outgoing-handler@0.2.6"),
+            ("", 0),
+            "",
+        ),
+        text("an escape", &import("evil:host/escape@1.0.0"), ("", 0), ""),
+        text(
+            "a contract of tomorrow",
+            &import("wasmblk:block/host@9.9.9"),
+            ("", 0),
+            "",
+        ),
+        text(
+            "a contract of other types",
+            wrong,
+            ("", 0),
+            "(instance $d (export \"open\" (func $f)))
+            (export \"wasmblk:block/device@0.1.0\" (instance $d))",
+        ),
+        text(
+            "a contract of other types, too",
+            wrong,
+            ("", 0),
+            "(instance $d (export \"open\" (func $f))
+            (export \"poll\" (func $f))) (export \"wasmblk:block/ring@0.1.0\" (instance $d))",
+        ),
+        text(
+            "a module of 64 bits",
+            "",
+            ("", 0),
+            "(core module (memory i64 1))",
+        ),
+        text(
+            "a memory that is shared",
+            "",
+            ("", 0),
+            "(core module (memory 1 2 shared))",
+        ),
+        text(
+            "50,001 locals",
+            "(core module (func",
+            ("(local i64)", 50_001),
+            "))",
+        ),
+        text(
+            "a module that is not valid",
+            "",
+            ("", 0),
+            "(core module (func (result i32)))",
+        ),
+    ]
+}
+
+/// Each of which holds the one before twice.
+fn types(count: usize) -> String {
+    let pair = |n: usize| format!("(type (tuple {n} {n}))");
+    (0..count).map(pair).collect()
+}
+
+/// A component in a component, and so on.
+fn nested(depth: usize) -> Vec<u8> {
+    // From the inside, backwards: what is in a section comes behind its length.
+    let mut reversed = Vec::new();
+    for level in 0..=depth {
+        reversed.extend(b"\0asm\x0d\0\x01\0".iter().rev());
+        if level == depth {
+            break;
+        }
+        let (mut length, mut leb) = (reversed.len(), Vec::new());
+        while length >= 0x80 {
+            leb.push(0x80 | length.to_le_bytes()[0]);
+            length >>= 7;
+        }
+        leb.push(length.to_le_bytes()[0]);
+        reversed.extend(leb.iter().rev());
+        // The section of a component.
+        reversed.push(4);
+    }
+    reversed.reverse();
+    reversed
+}
+
+/// Bytes that are cut off, swapped or added.
+fn bytes() -> Vec<Case> {
+    let guest = fs::read(paths::guest("memory-c")).expect("cargo xtask built it");
+    let case = |name: &str, bytes: &[u8]| Case::new(name, bytes.to_vec(), End::Refused(""));
+    let mut cases = vec![
+        case("no byte", b""),
+        case("words", b"#!/bin/sh\nreboot\n"),
+        case("a module", b"\0asm\x01\0\0\0"),
+        case("a version of tomorrow", b"\0asm\xff\0\x01\0"),
+        case("a header alone", b"\0asm\x0d\0\x01\0"),
+        case(
+            "a section without an end",
+            b"\0asm\x0d\0\x01\0\x01\xff\xff\xff\xff\x0f",
+        ),
+        case(
+            "a number without an end",
+            b"\0asm\x0d\0\x01\0\x01\xff\xff\xff\xff\xff\xff\xff",
+        ),
+        case("a program", &fs::read("/bin/true").expect("it is there")),
+        case("it, and more", &[&guest[..], b"more"].concat()),
+        case("it twice", &[&guest[..], &guest].concat()),
+        case("components in components", &nested(10_000)),
+    ];
+    for part in 1..8 {
+        let name = format!("{part} of 8 parts of it");
+        cases.push(case(&name, &guest[..guest.len() * part / 8]));
+    }
+    cases
+}
+
+/// All of them.
+pub(super) fn all() -> Vec<Case> {
+    [components(), bytes()].into_iter().flatten().collect()
+}
+
+/// A guest of ours with one to four bytes that are others; the same each time.
+pub(super) fn mutants(count: u64) -> impl Iterator<Item = Case> {
+    let guest = fs::read(paths::guest("memory-c")).expect("cargo xtask built it");
+    let mut random: u64 = 88_172_645_463_325_252;
+    let mut next = move || {
+        // Marsaglia's xorshift.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random >> 8).expect("64 bits")
+    };
+    (0..count).map(move |number| {
+        let mut bytes = guest.clone();
+        for _ in 0..=next() % 4 {
+            let at = 8 + next() % (bytes.len() - 8);
+            bytes[at] = next().to_le_bytes()[0];
+        }
+        Case::new(format!("mutant {number}"), bytes, End::Contained)
+    })
+}

@@ -1,0 +1,146 @@
+//! What an attacker takes from the device beside it, in the bed with two processors.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tests::{paths, qemu};
+
+use super::text::{COUNT, FLOOD, Part, device, ring};
+use crate::cli::Folder;
+
+/// Attackers with a budget of computing time that they use up, each by other means.
+fn attackers() -> [(&'static str, Vec<u8>); 8] {
+    let again = |deed: &str, count: u32| {
+        format!(
+            "(global.set $count (i32.const 0))
+             (loop $again {deed} (global.set $count (i32.add (global.get $count) (i32.const 1)))
+               (br_if $again (i32.lt_u (global.get $count) (i32.const {count}))))"
+        )
+    };
+    let by_device = |function, deed| {
+        let parts: [Part; 2] = [("module", COUNT.into()), (function, deed)];
+        device(&parts)
+    };
+    let fill = |bytes: u32| {
+        format!("(memory.fill (i32.const 0x100000) (i32.const 7) (i32.const {bytes}))")
+    };
+    let find = "(call $find (i32.const 0x10000) (i32.const 64) (i32.const 0x20000))";
+    let more = "(return (i32.or (local.get $n) (i32.const 0x80000000)))";
+    let idle = "(if (i32.eqz (local.get $n)) (then (return (i32.const 0x80000000))))";
+    [
+        ("long calls", by_device("read", again("", 3_000_000))),
+        (
+            "fills of memory",
+            by_device("read", again(&fill(0x20_0000), 50)),
+        ),
+        (
+            "words",
+            by_device("read", format!("(global.set $count (i32.const 0)) {FLOOD}")),
+        ),
+        ("calls of the host", by_device("read", again(find, 50_000))),
+        (
+            "work behind the answer",
+            by_device("post", again("", 3_000_000)),
+        ),
+        ("more for ever", ring(&[("act", more.into())])),
+        (
+            "more, and memory",
+            ring(&[("act", format!("{} {more}", fill(0x1000)))]),
+        ),
+        (
+            "a busy loop of polls",
+            ring(&[("act", format!("{idle} {more}"))]),
+        ),
+    ]
+}
+
+/// The neighbour's data are read and verified all the time; what it does in 3 s beside an idle guest is held against
+/// what it does in 3 s beside an attacker, with the same budget. The machine under this one has other work: where a
+/// pair of windows says that too little is left, there are more of them, and all count.
+const SCRIPT: &str = r#"
+set -eu
+fail() { echo "FAILED: $*"; exit 1; }
+limits='--cpu-percent 10 --memory-mib 64 --deadline 10 --queues 1 --depth 4'
+disk=$(wasmblk add /memory.wasm --set size=16M --name neighbour --queues 1)
+check="fio --name=neighbour --filename=$disk --direct=1 --ioengine=psync --thread --verify=crc32c --bs=4k --size=16m"
+$check --rw=write --do_verify=0 >/tmp/fio || fail "$(cat /tmp/fio)"
+$check --rw=randread --verify_fatal=1 --time_based --runtime=1000 >/tmp/fio 2>&1 &
+fio=$!
+now() { wasmblk info neighbour --json | sed -n 's/^ *"\(reads\|uptime_ms\)": \([0-9]*\).*/\1=\2/p'; }
+window() {
+    eval "$(now)"; from=$reads; begin=$uptime_ms
+    sleep 3
+    eval "$(now)"
+    rate=$(((reads - from) * 1000 / (uptime_ms - begin)))
+}
+attack() {
+    idle=0 beside=0
+    for try in 1 2 3 4 5 6; do
+        wasmblk add /null.wasm --name idle $limits >/dev/null
+        window; idle=$((idle + rate))
+        wasmblk del idle
+        disk=$(wasmblk add "/attacker-$1.wasm" --name attacker $limits)
+        pid=$(wasmblk info attacker --json | sed -n 's/^ *"pid": \([0-9]*\).*/\1/p')
+        case $2 in
+            asked)
+                dd if=$disk of=/dev/null bs=4k iflag=direct 2>/dev/null &
+                dd of=$disk if=/dev/zero bs=4k oflag=direct count=256 2>/dev/null &;;
+        esac
+        window; beside=$((beside + rate))
+        used=$(wasmblk info attacker --json | sed -n 's/^ *"throttled_ms": \([0-9]*\).*/\1/p')
+        peak=$(sed -n 's/^VmHWM:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$pid/status")
+        wasmblk del --force attacker
+        kill -0 $fio || fail "the neighbour: $(cat /tmp/fio)"
+        ! grep -q verify: /tmp/fio || fail "the neighbour's data: $(cat /tmp/fio)"
+        [ ! -e "/proc/$pid" ] || fail "attacker $1 is left"
+        [ "$used" -gt 0 ] || fail "attacker $1 has used nothing of its budget"
+        [ "$peak" -lt 200000 ] || fail "attacker $1 had $peak KiB"
+        echo "attacker $1: $((beside * 100 / idle)) %"
+        [ $((beside * 100)) -lt $((idle * 80)) ] || return 0
+    done
+    fail "attacker $1 takes too much"
+}
+"#;
+
+#[test]
+fn a_neighbour_keeps_its_throughput_and_its_data() {
+    let folder = Folder::new("neighbour");
+    let mut script = SCRIPT.to_owned();
+    let mut files: Vec<(PathBuf, String)> = vec![
+        (paths::wasmblk(), "/usr/bin/wasmblk".into()),
+        (paths::guest("memory"), "/memory.wasm".into()),
+        (paths::guest("null"), "/null.wasm".into()),
+    ];
+    for (number, (name, bytes)) in attackers().iter().enumerate() {
+        let file = format!("attacker-{number}.wasm");
+        files.push((folder.file(&file, bytes).into(), format!("/{file}")));
+        // Some are busy by themselves. Writing to a String cannot fail.
+        let asked = if name.contains("more") { "" } else { "asked" };
+        let _ = writeln!(script, "attack {number} '{asked}' # {name}");
+    }
+    script.push_str("kill $fio\nwait $fio || true\n");
+    script.push_str(
+        "$check --rw=read >/tmp/fio || fail \"$(cat /tmp/fio)\"\nwasmblk del neighbour\n",
+    );
+    let files: Vec<(&Path, &str)> = files
+        .iter()
+        .map(|(here, there)| (&**here, &**there))
+        .collect();
+    let outcome = qemu::run(
+        &script,
+        &["fio", "dd"],
+        &files,
+        Duration::from_secs(500),
+        false,
+    );
+    let outcome = outcome.unwrap_or_else(|error| panic!("{error:#}"));
+    let complaints = outcome.kernel_complaints();
+    assert!(
+        outcome.status == 0 && complaints.is_empty(),
+        "status {}\n{}\nthe kernel: {}",
+        outcome.status,
+        outcome.output,
+        outcome.console
+    );
+}
