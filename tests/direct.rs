@@ -10,7 +10,7 @@ use tests::paths;
 use wasmblk::block::{Backend, Carrier, Errno, Geometry, Op, Request};
 use wasmblk::error::Result;
 use wasmblk::guest::{
-    Clock, Granted, Guest, Health, Limits, Opened, Opener, Source, Tags, compile, new_engine,
+    Clock, Granted, Guest, Health, Limits, Opened, Opener, Source, Tags, compile_here, new_engine,
 };
 use wasmblk::serve::Engine;
 use wasmblk::stats::Stats;
@@ -77,7 +77,7 @@ impl Common {
             return Ok(artefact.clone());
         }
         let source = Source::read(&paths::guest(name))?;
-        let artefact = Arc::new(compile(&self.engine, &source, None)?);
+        let artefact = Arc::new(compile_here(&self.engine, &source)?);
         all.insert(name.to_owned(), artefact.clone());
         Ok(artefact)
     }
@@ -102,7 +102,7 @@ impl Prepared {
 
     /// Compiles a guest from a file.
     pub(crate) fn of_file(path: &str, limits: Limits) -> Result<Prepared> {
-        let artefact = compile(&COMMON.engine, &Source::read(Path::new(path))?, None)?;
+        let artefact = compile_here(&COMMON.engine, &Source::read(Path::new(path))?)?;
         Prepared::of(&artefact, &[], &[], limits)
     }
 

@@ -5,6 +5,7 @@ mod adversary;
 mod budget;
 mod cli;
 mod codec;
+mod compiler;
 mod confine;
 mod crash;
 mod data;

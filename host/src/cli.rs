@@ -77,6 +77,16 @@ pub enum Command {
     /// The process with privilege beside a device's data plane; `add` starts it.
     #[command(hide = true)]
     Mind,
+    /// The process that compiles a guest; whoever needs one compiled starts it.
+    #[command(hide = true)]
+    Compile {
+        /// Computing time that it may take.
+        #[arg(long)]
+        seconds: u64,
+        /// Memory that it may take.
+        #[arg(long)]
+        mib: u64,
+    },
     /// The process that serves a device, its data plane; its minder starts it.
     #[command(hide = true)]
     Plane,
@@ -131,8 +141,8 @@ pub struct GuestLimits {
     /// Longest call into the guest, and longest that a `ring` guest may keep a request, in seconds [default: 30].
     #[arg(long, value_name = "SECONDS", value_parser = within(&limits::DEADLINE_SECONDS))]
     pub deadline: Option<u64>,
-    /// Computing time of the guest in percent of a processor, its host's part of the work included; one that is
-    /// over it waits. A `replicated` guest has that for each queue [default: 100, which is no limit].
+    /// Computing time of the guest in percent of a processor, its host's part of the work included; one that is over
+    /// it waits [default: 100, which is no limit].
     #[arg(long, value_name = "PERCENT", value_parser = within(&limits::CPU_PERCENT))]
     pub cpu_percent: Option<u64>,
     /// Messages of the guest in the log each second [default: 20].
@@ -142,6 +152,12 @@ pub struct GuestLimits {
     /// [default: 1024].
     #[arg(long, value_name = "KIB", value_parser = within(&limits::TRANSFER_KIB))]
     pub transfer_kib: Option<u64>,
+    /// Computing time of the compiler, in seconds [default: 120].
+    #[arg(long, value_name = "SECONDS", value_parser = within(&limits::COMPILE_SECONDS))]
+    pub compile_seconds: Option<u64>,
+    /// Memory of the compiler, in MiB [default: 2048].
+    #[arg(long, value_name = "MIB", value_parser = within(&limits::COMPILE_MIB))]
+    pub compile_mib: Option<u64>,
 }
 
 /// `wasmblk inspect`.

@@ -172,6 +172,8 @@ fn put_over(below: &GuestLimits, above: &GuestLimits) -> GuestLimits {
         cpu_percent: above.cpu_percent.or(below.cpu_percent),
         log_lines: above.log_lines.or(below.log_lines),
         transfer_kib: above.transfer_kib.or(below.transfer_kib),
+        compile_seconds: above.compile_seconds.or(below.compile_seconds),
+        compile_mib: above.compile_mib.or(below.compile_mib),
     }
 }
 
@@ -183,6 +185,12 @@ fn guest_limits(wanted: &GuestLimits) -> Result<Limits> {
     }
     if let Some(seconds) = wanted.deadline {
         limits.deadline = Duration::from_secs(seconds);
+    }
+    if let Some(seconds) = wanted.compile_seconds {
+        limits.compile_time = Duration::from_secs(seconds);
+    }
+    if let Some(mib) = wanted.compile_mib {
+        limits.compile_bytes = mib << 20;
     }
     let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     if let Some(percent) = wanted.cpu_percent {

@@ -46,6 +46,18 @@ pub const GUEST_MEMORY_BYTES_DEFAULT: u64 = 1 << 30;
 /// The most that `--memory-mib` may be: a bulk instruction over all of it cannot be interrupted.
 pub const GUEST_MEMORY_BYTES_MAX: u64 = 64 << 30;
 
+/// Computing time of the compiler unless `--compile-seconds` says otherwise. MEASURED
+pub const COMPILE_TIME_DEFAULT: Duration = Duration::from_secs(120);
+
+/// Memory of the compiler unless `--compile-mib` says otherwise. MEASURED
+pub const COMPILE_BYTES_DEFAULT: u64 = 2 << 30;
+
+/// How much longer than its computing time the compiler may take by the clock: it may have to wait for a processor.
+pub const COMPILE_WAIT_TIME: Duration = Duration::from_secs(60);
+
+/// Machine code of one guest: some times its file.
+pub const COMPILED_BYTES_MAX: u64 = 8 * GUEST_FILE_BYTES_MAX;
+
 /// Core instances and tables inside one instance of a guest, and memories. Toolchains make up to a dozen
 /// of the former and one of the latter. What they hold beside memories and tables is not counted.
 pub const GUEST_PARTS_MAX: usize = 32;
@@ -302,6 +314,12 @@ pub const CPU_PERCENT: RangeInclusive<u64> = 1..=CPU_PERCENT_DEFAULT as u64;
 
 /// What `--log-lines` may be; with 0 the guest has no log.
 pub const LOG_LINES: RangeInclusive<u64> = 0..=GUEST_LOG_LINES_MAX as u64;
+
+/// What `--compile-seconds` may be.
+pub const COMPILE_SECONDS: RangeInclusive<u64> = 1..=3600;
+
+/// What `--compile-mib` may be: with less not even the engine begins.
+pub const COMPILE_MIB: RangeInclusive<u64> = 64..=1 << 20;
 
 /// What `--transfer-kib` may be.
 pub const TRANSFER_KIB: RangeInclusive<u64> =

@@ -55,6 +55,8 @@ struct Written {
     cpu_percent: Option<Spanned<u64>>,
     log_lines: Option<Spanned<u64>>,
     transfer_kib: Option<Spanned<u64>>,
+    compile_seconds: Option<Spanned<u64>>,
+    compile_mib: Option<Spanned<u64>>,
     queues: Option<Spanned<u64>>,
     depth: Option<Spanned<u64>>,
 }
@@ -93,6 +95,12 @@ impl Policy {
             cpu_percent: text.number("cpu_percent", written.cpu_percent, &limits::CPU_PERCENT)?,
             log_lines: text.number("log_lines", written.log_lines, &limits::LOG_LINES)?,
             transfer_kib: text.transfer(written.transfer_kib)?,
+            compile_seconds: text.number(
+                "compile_seconds",
+                written.compile_seconds,
+                &limits::COMPILE_SECONDS,
+            )?,
+            compile_mib: text.number("compile_mib", written.compile_mib, &limits::COMPILE_MIB)?,
         };
         let options = text.pairs("set", "size=10G", &written.set)?;
         let allowed = Allowed {

@@ -85,6 +85,13 @@ pub(super) fn ring(parts: &[Part]) -> Vec<u8> {
     component(RING, "ring-disk", parts)
 }
 
+/// One that takes the compiler long, or much memory: so many functions of so many additions.
+pub(crate) fn large_guest(functions: usize, additions: usize) -> Vec<u8> {
+    let sum = "i32.const 3 i32.add ".repeat(additions);
+    let function = format!("(func (param i32) (result i32) (local.get 0) {sum})");
+    device(&[("module", function.repeat(functions))])
+}
+
 fn component(text: &str, world: &str, parts: &[Part]) -> Vec<u8> {
     let mut text = text.to_owned();
     let defaults = [("memory", "64"), ("geometry", GEOMETRY)];

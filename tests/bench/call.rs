@@ -8,7 +8,7 @@ use clap::Args;
 use tests::paths;
 use wasmblk::block::{Geometry, Op, Output, Request, Target};
 use wasmblk::guest::{
-    Clock, Granted, Guest, Limits, Opened, Opener, Source, Tags, compile, new_engine,
+    Clock, Granted, Guest, Limits, Opened, Opener, Source, Tags, compile_here, new_engine,
 };
 
 use crate::native::Native;
@@ -84,7 +84,7 @@ fn open(name: &str, options: &[(&str, &str)]) -> Result<Opened> {
     let engine = new_engine()?;
     let source = Source::read(&paths::guest(name))?;
     let limits = Limits::default();
-    let artefact = compile(&engine, &source, None)?;
+    let artefact = compile_here(&engine, &source)?;
     let options: Vec<(String, String)> = options
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))

@@ -8,7 +8,9 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use tests::paths;
 use wasmblk::block::{Carrier, Op, Request};
-use wasmblk::guest::{Clock, Granted, Guest, Limits, Opener, Source, Tags, compile, new_engine};
+use wasmblk::guest::{
+    Clock, Granted, Guest, Limits, Opener, Source, Tags, compile_here, new_engine,
+};
 use wasmblk::serve::Engine;
 use wasmblk::stats::Stats;
 use wasmblk::store::{Grant, Stores};
@@ -51,7 +53,7 @@ fn wait(folder: &Folder, round: usize) -> Result<f64> {
     };
     let stores = Stores::open(&Grant::parse_all(&[store("data")?, store("count")?])?)?;
     let engine = new_engine()?;
-    let artefact = compile(&engine, &Source::read(&paths::guest("fragile"))?, None)?;
+    let artefact = compile_here(&engine, &Source::read(&paths::guest("fragile"))?)?;
     let limits = Limits {
         memory_bytes: 1 << 30,
         deadline: Duration::from_secs(30),

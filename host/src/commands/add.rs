@@ -7,16 +7,13 @@ use super::{print, print_json};
 use crate::cli::{Add, Format};
 use crate::config::{DeviceConfig, Wanted};
 use crate::error::Result;
-use crate::guest::{Granted, Guest};
 use crate::plane::{self, Ready, RunDir};
 
 pub(super) fn run(add: &Add, run_dir: &RunDir, cache: Option<&Path>, log: &str) -> Result<()> {
     let wanted = Wanted::new(&add.guest)?;
     let Loaded {
-        source,
-        engine,
-        artefact,
-    } = load(&add.guest.file, &wanted.policy, cache)?;
+        source, artefact, ..
+    } = load(&add.guest.file, (&wanted.policy, &wanted.limits), cache)?;
     let config = DeviceConfig::new(add, wanted, &source, run_dir.path().to_owned(), log)?;
     drop(source);
     if add.foreground {
@@ -24,9 +21,6 @@ pub(super) fn run(add: &Add, run_dir: &RunDir, cache: Option<&Path>, log: &str) 
             announce(ready, add.format).map(|()| None)
         });
     }
-    // Loading it here as well finds what the contract forbids before any process is started.
-    let name = config.guest.display().to_string();
-    Guest::load(&engine, &artefact, &name, config.limits, Granted::default())?;
     announce(&plane::start(&config, &artefact)?, add.format)
 }
 

@@ -7,7 +7,7 @@ use wasmtime::Engine;
 
 use crate::config::cache_dir;
 use crate::error::Result;
-use crate::guest::{Cache, Source, compile, new_engine};
+use crate::guest::{Cache, Limits, Source, compile, compile_apart, new_engine};
 use crate::policy::Policy;
 use crate::sys::Artefact;
 
@@ -19,7 +19,11 @@ pub(super) struct Loaded {
 }
 
 /// Reads and compiles the guest that a policy is about; a cache that does not work costs time only.
-pub(super) fn load(file: &Path, policy: &Policy, cache: Option<&Path>) -> Result<Loaded> {
+pub(super) fn load(
+    file: &Path,
+    (policy, limits): (&Policy, &Limits),
+    cache: Option<&Path>,
+) -> Result<Loaded> {
     let source = Source::read(file)?;
     policy.check(&source)?;
     let engine = new_engine()?;
@@ -28,7 +32,9 @@ pub(super) fn load(file: &Path, policy: &Policy, cache: Option<&Path>) -> Result
             .inspect_err(|error| warn!("no cache: {}", error.chain()))
             .ok()
     });
-    let artefact = compile(&engine, &source, cache.as_ref())?;
+    let artefact = compile(&engine, &source, cache.as_ref(), |source| {
+        compile_apart(source, limits)
+    })?;
     Ok(Loaded {
         source,
         engine,

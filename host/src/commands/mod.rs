@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::cli::{Cli, Command};
 use crate::config;
 use crate::error::{Context, Result};
+use crate::guest::run_compiler;
 use crate::plane::RunDir;
 
 /// Carries out one command line. The exit code is that of a `--run` command, or success.
@@ -44,6 +45,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             print(&script)
         }
         Command::Mind => plane::mind(),
+        Command::Compile { seconds, mib } => return run_compiler(seconds, mib),
         Command::Plane => return plane::serve(),
     }
     .map(|()| ExitCode::SUCCESS)

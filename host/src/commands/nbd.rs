@@ -177,7 +177,7 @@ fn open(nbd: &Nbd, cache: Option<&Path>, health: Arc<Health>) -> Result<Opened> 
         source,
         engine,
         artefact,
-    } = load(&nbd.guest.file, &policy, cache)?;
+    } = load(&nbd.guest.file, (&policy, &limits), cache)?;
     let name = source.path.display().to_string();
     let granted = Granted {
         stores: Arc::new(Stores::open(&stores)?),

@@ -73,6 +73,18 @@ pub fn make_no_more_rings() {
     }
 }
 
+/// Gives up everything that the compiler does not need: it has its files, and makes no memory executable.
+#[must_use]
+pub fn for_compiler() -> Vec<Layer> {
+    held(vec![
+        (Layer::Capabilities, drop_capabilities()),
+        (Layer::NoNewPrivs, no_new_privs()),
+        (Layer::Landlock, landlock::nothing()),
+        (Layer::WriteExecute, deny_write_execute()),
+        (Layer::Seccomp, system_calls::allow_compiling()),
+    ])
+}
+
 /// Gives up what a minder does not need, once its data plane runs.
 pub fn for_minder() {
     let _ = held(vec![

@@ -173,6 +173,14 @@ pub(super) fn allow_serving_device() -> io::Result<()> {
     Ok(())
 }
 
+/// For this thread, and those that it starts.
+pub(super) fn allow_compiling() -> io::Result<()> {
+    for filter in [never()?, allow(serving()?)?] {
+        apply_filter(&filter).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
 /// For all threads: all rings are made, and no thread is missing.
 pub(super) fn refuse_rings() -> io::Result<()> {
     let calls = RINGS.iter().chain(&[libc::SYS_clone]);

@@ -4,17 +4,15 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::thread;
 
-use rustix::fs::{MemfdFlags, memfd_create};
 use tracing::{debug, warn};
 use wasmtime::Engine;
 
 use super::Source;
+use super::compiler::memory_file;
 use crate::error::{Context, Error, Result};
-use crate::sys::{Artefact, drop_capabilities};
+use crate::sys::Artefact;
 
 /// A folder with compiled guests, named by content and engine. Loading machine code is a matter of
 /// trust, so the folder is this user's alone.
@@ -57,37 +55,29 @@ impl Cache {
 ///
 /// # Errors
 ///
-/// Where the component is not valid; a cache that does not work costs time only.
-pub fn compile(engine: &Engine, source: &Source, cache: Option<&Cache>) -> Result<Artefact> {
+/// Those of `compiler`; a cache that does not work costs time only.
+pub fn compile(
+    engine: &Engine,
+    source: &Source,
+    cache: Option<&Cache>,
+    compiler: impl FnOnce(&Source) -> Result<Vec<u8>>,
+) -> Result<Artefact> {
     let path = cache.map(|cache| cache.path(engine, source));
     if let Some(artefact) = path.as_deref().and_then(open_cached) {
         debug!(?path, "compiled before");
         return Ok(Artefact::vouch(artefact));
     }
     debug!(bytes = source.bytes.len(), "compiling");
-    let code = without_privilege(|| engine.precompile_component(&source.bytes)).map_err(|why| {
-        let shown = source.path.display();
-        Error::usage(format!("{shown} is not a valid component")).because(why)
-    })?;
+    let code = compiler(source)?;
     if let Some(path) = &path {
         match keep(path, &code) {
             Ok(artefact) => return Ok(Artefact::vouch(artefact)),
             Err(error) => warn!(%error, ?path, "cannot keep the compiled guest"),
         }
     }
-    in_memory(&code)
+    memory_file("wasmblk guest", &code)
         .map(Artefact::vouch)
         .doing(|| "no memory for the compiled guest".into())
-}
-
-/// Does something in a thread without capabilities: the compiler needs none, and the threads that it leaves
-/// behind have none.
-fn without_privilege<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    let run = || {
-        let _ = drop_capabilities();
-        work()
-    };
-    thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// A file of the cache, if it is there and ours.
@@ -123,11 +113,4 @@ fn keep(path: &Path, code: &[u8]) -> io::Result<File> {
     write().inspect_err(|_| {
         let _ = fs::remove_file(&part);
     })
-}
-
-fn in_memory(code: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create("wasmblk guest", MemfdFlags::CLOEXEC)?);
-    file.write_all(code)?;
-    file.rewind()?;
-    Ok(file)
 }

@@ -21,6 +21,10 @@ pub struct Limits {
     pub log_lines: u32,
     /// Longest read or write that it is sent, in bytes.
     pub transfer_bytes: u32,
+    /// Computing time of the compiler, and a little more by the clock.
+    pub compile_time: Duration,
+    /// Memory of the compiler, in bytes.
+    pub compile_bytes: u64,
 }
 
 impl Default for Limits {
@@ -31,6 +35,8 @@ impl Default for Limits {
             cpu_percent: limits::CPU_PERCENT_DEFAULT,
             log_lines: limits::GUEST_LOG_LINES_DEFAULT,
             transfer_bytes: limits::TRANSFER_BYTES_MAX,
+            compile_time: limits::COMPILE_TIME_DEFAULT,
+            compile_bytes: limits::COMPILE_BYTES_DEFAULT,
         }
     }
 }

@@ -89,6 +89,10 @@ pub struct LimitsShown {
     pub cpu_percent: u32,
     pub log_lines_per_second: u32,
     pub transfer_bytes: u32,
+    #[serde(default)]
+    pub compile_ms: u128,
+    #[serde(default)]
+    pub compile_bytes: u64,
 }
 
 impl LimitsShown {
@@ -99,6 +103,8 @@ impl LimitsShown {
             cpu_percent: limits.cpu_percent,
             log_lines_per_second: limits.log_lines,
             transfer_bytes: limits.transfer_bytes,
+            compile_ms: limits.compile_time.as_millis(),
+            compile_bytes: limits.compile_bytes,
         }
     }
 }

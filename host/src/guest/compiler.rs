@@ -1,0 +1,164 @@
+//! The compiler, as a process of its own. It reads what anybody may have written and takes as long and as much as
+//! that makes it; so it has two files, no privilege, and a bound for its time and memory.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, set_parent_process_death_signal,
+    setrlimit,
+};
+use wasmtime::Engine;
+
+use super::engine::new_engine;
+use super::source::Source;
+use super::usage::Limits;
+use crate::confine;
+use crate::error::{Context, Error, Result};
+use crate::limits;
+use crate::sys::Artefact;
+
+/// How the compiler says that the guest is at fault: its output is why.
+const AT_FAULT: u8 = 2;
+
+/// Makes machine code of a guest, in a process that does nothing else.
+///
+/// # Errors
+///
+/// Where the component is not valid, or takes more than the limits; they name the option that gives it more.
+pub fn compile_apart(source: &Source, limits: &Limits) -> Result<Vec<u8>> {
+    let shown = source.path.display();
+    let failed = || format!("cannot start the compiler for {shown}");
+    let input = memory_file("wasmblk guest", &source.bytes).doing(failed)?;
+    let mut output = memory_file("wasmblk code", &[]).doing(failed)?;
+    let mut child = Command::new("/proc/self/exe")
+        .args(["--log", "error", "compile"])
+        .args(["--seconds", &limits.compile_time.as_secs().to_string()])
+        .args(["--mib", &(limits.compile_bytes >> 20).to_string()])
+        .env_clear()
+        .stdin(Stdio::from(input))
+        .stdout(Stdio::from(output.try_clone().doing(failed)?))
+        // What the libc says of its end is said by its status.
+        .stderr(Stdio::null())
+        .spawn()
+        .doing(failed)?;
+    let Some(status) = wait(&mut child, limits.compile_time).doing(failed)? else {
+        return Err(too_slow(source, limits));
+    };
+    let mut bytes = Vec::new();
+    output.rewind().doing(failed)?;
+    output.read_to_end(&mut bytes).doing(failed)?;
+    match (
+        status.code(),
+        status.signal().and_then(Signal::from_named_raw),
+    ) {
+        (Some(0), _) => Ok(bytes),
+        (Some(code), _) if code == i32::from(AT_FAULT) => {
+            let why = String::from_utf8_lossy(&bytes).into_owned();
+            Err(Error::usage(format!("{shown} is not a valid component")).because(why))
+        }
+        (_, Some(Signal::XCPU | Signal::KILL)) => Err(too_slow(source, limits)),
+        (_, Some(Signal::ABORT)) => Err(too_large(source, limits)),
+        _ => Err(Error::failed(format!(
+            "the compiler did not end well with {shown}: {status}"
+        ))),
+    }
+}
+
+/// Makes machine code in this process, for tests and benches: hostile bytes are compiled here.
+///
+/// # Errors
+///
+/// Where the component is not valid.
+pub fn compile_here(engine: &Engine, source: &Source) -> Result<Artefact> {
+    let code = engine.precompile_component(&source.bytes);
+    let code = code.map_err(|why| Error::usage("not a valid component").because(why))?;
+    memory_file("wasmblk guest", &code)
+        .map(Artefact::vouch)
+        .doing(|| "no memory for the compiled guest".into())
+}
+
+fn too_slow(source: &Source, limits: &Limits) -> Error {
+    let (shown, seconds) = (source.path.display(), limits.compile_time.as_secs());
+    Error::failed(format!(
+        "{shown} takes longer to compile than {seconds} s; an ordinary guest takes seconds. Give it more with \
+         --compile-seconds if you know why it takes so long"
+    ))
+}
+
+fn too_large(source: &Source, limits: &Limits) -> Error {
+    let (shown, mib) = (source.path.display(), limits.compile_bytes >> 20);
+    Error::failed(format!(
+        "{shown} takes more memory to compile than {mib} MiB; give it more with --compile-mib if you know why it \
+         takes so much"
+    ))
+}
+
+/// A file in memory with this content, to be read from its begin.
+pub(super) fn memory_file(name: &str, content: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// Waits for its end. One that takes too long is ended: there is no status.
+fn wait(child: &mut Child, most: Duration) -> io::Result<Option<ExitStatus>> {
+    let end = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    // A little more than its own limit, which is for computing time: it may have to wait for a processor.
+    let timeout = Timespec {
+        tv_sec: (most + limits::COMPILE_WAIT_TIME).as_secs().cast_signed(),
+        tv_nsec: 0,
+    };
+    let ended = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&timeout))? > 0;
+    if !ended {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    Ok(ended.then_some(status))
+}
+
+/// What that process does: the guest comes on its standard input, the machine code, or why there is none, goes to its
+/// standard output.
+///
+/// # Errors
+///
+/// The system's.
+pub fn run_compiler(seconds: u64, mib: u64) -> Result<ExitCode> {
+    let failed = || "cannot compile".to_owned();
+    // Nobody is left who wants it.
+    set_parent_process_death_signal(Some(Signal::KILL)).doing(failed)?;
+    limit(Resource::Cpu, seconds).doing(failed)?;
+    limit(Resource::Data, mib << 20).doing(failed)?;
+    limit(Resource::Fsize, limits::COMPILED_BYTES_MAX).doing(failed)?;
+    limit(Resource::Core, 0).doing(failed)?;
+    let mut input = File::from(io::stdin().as_fd().try_clone_to_owned().doing(failed)?);
+    let mut output = File::from(io::stdout().as_fd().try_clone_to_owned().doing(failed)?);
+    let _ = confine::for_compiler();
+    let mut bytes = Vec::new();
+    input.read_to_end(&mut bytes).doing(failed)?;
+    let (code, result) = match new_engine()?.precompile_component(&bytes) {
+        Ok(code) => (0, code),
+        Err(why) => (AT_FAULT, format!("{why:#}").into_bytes()),
+    };
+    output.write_all(&result).doing(failed)?;
+    Ok(ExitCode::from(code))
+}
+
+fn limit(resource: Resource, most: u64) -> io::Result<()> {
+    let most = Some(most);
+    setrlimit(
+        resource,
+        Rlimit {
+            current: most,
+            maximum: most,
+        },
+    )?;
+    Ok(())
+}

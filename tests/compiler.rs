@@ -1,0 +1,84 @@
+//! The compiler, in a process of its own: what it may take, and what it has.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tests::disk::wait_until;
+use tests::paths;
+
+use crate::adversary::large_guest;
+use crate::cli::{Folder, expect};
+
+#[test]
+fn a_guest_that_takes_long_to_compile_is_given_up() {
+    let folder = Folder::new("compile-time");
+    let guest = folder.file("large.wasm", &large_guest(2000, 1000));
+    let begin = Instant::now();
+    let reply = folder.add(&[&guest, "--compile-seconds", "1"]);
+    expect(
+        &reply,
+        1,
+        &[
+            "large.wasm",
+            "longer to compile than 1 s",
+            "--compile-seconds",
+        ],
+    );
+    assert!(begin.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_guest_that_takes_much_memory_to_compile_is_given_up() {
+    let folder = Folder::new("compile-memory");
+    let guest = folder.file("large.wasm", &large_guest(1, 1_000_000));
+    let reply = folder.add(&[&guest, "--compile-mib", "64"]);
+    expect(
+        &reply,
+        1,
+        &[
+            "large.wasm",
+            "more memory to compile than 64 MiB",
+            "--compile-mib",
+        ],
+    );
+}
+
+#[test]
+fn the_compiler_has_no_privilege() {
+    let folder = Folder::new("compiler");
+    let guest = folder.file("large.wasm", &large_guest(2000, 1000));
+    let words = [
+        "nbd",
+        &guest,
+        "--run",
+        "true",
+        "--compile-seconds",
+        "3",
+        "--cache-dir",
+        "/nowhere",
+    ];
+    let mut server = Command::new(paths::wasmblk())
+        .args(words)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("wasmblk runs");
+    let children = format!("/proc/{0}/task/{0}/children", server.id());
+    let child = || fs::read_to_string(&children).unwrap_or_default();
+    wait_until("the compiler runs", || !child().is_empty());
+    let status = format!("/proc/{}/status", child().trim());
+    let is_confined = || {
+        let status = fs::read_to_string(&status).unwrap_or_default();
+        let has = |line: &str| {
+            status
+                .lines()
+                .any(|it| it.split_whitespace().eq(line.split(' ')))
+        };
+        has("CapEff: 0000000000000000") && has("NoNewPrivs: 1") && has("Seccomp: 2")
+    };
+    wait_until("it is confined", is_confined);
+    // Who started it may end at any time.
+    server.kill().expect("it runs");
+    server.wait().expect("it has ended");
+    wait_until("it has ended too", || !fs::exists(&status).unwrap_or(true));
+}
