@@ -23,6 +23,10 @@ impl Folder {
         path.display().to_string()
     }
 
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
     /// Calls `wasmblk add` with everything it leaves in this folder.
     pub(crate) fn add(&self, arguments: &[&str]) -> Reply {
         let folder = |name: &str| self.0.join(name).display().to_string();

@@ -38,4 +38,5 @@ mod restart;
 mod ring;
 mod stores;
 mod tidy;
+mod udev;
 mod wasi;

@@ -69,6 +69,9 @@ pub enum Command {
     Del(Del),
     /// Say what this machine can do, and what to do about the rest.
     Doctor(Format),
+    /// The rules that keep udev's helpers from reading what is on ublk devices.
+    #[command(subcommand)]
+    Udev(Udev),
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -261,12 +264,30 @@ pub struct Add {
     /// A serial number to show in 'info' [default: made from the guest, its options and the id].
     #[arg(long)]
     pub serial: Option<String>,
+    /// Let the system look by itself at what is on the device (file systems, LVM, RAID), and link it as
+    /// /dev/disk/by-wasmblk/NAME. Without it the rules of 'wasmblk udev', where they are installed, keep the system
+    /// from that.
+    #[arg(long)]
+    pub trusted: bool,
     /// Serve in this process, until it is told to end by SIGINT or SIGTERM.
     #[arg(long)]
     pub foreground: bool,
     /// How to print the path.
     #[command(flatten)]
     pub format: Format,
+}
+
+/// `wasmblk udev`.
+#[derive(Debug, Subcommand)]
+pub enum Udev {
+    /// Print them.
+    Show,
+    /// Write them where udev finds them, and print their path.
+    Install {
+        /// The folder of rules [default: /etc/udev/rules.d].
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// `wasmblk info`.

@@ -14,6 +14,7 @@ use crate::limits;
 use crate::policy::Policy;
 use crate::store::Grant;
 use crate::ublk::{DataPath, Spec};
+use crate::udev::Trust;
 
 /// Everything that a data plane needs to know of its device, beside the compiled guest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,6 +41,8 @@ pub struct DeviceConfig {
     pub name: Option<String>,
     /// The operator's serial number.
     pub serial: Option<String>,
+    /// Whether the system may look at what is on the device by itself.
+    pub trusted: bool,
     /// What the guest may use.
     pub limits: Limits,
     /// Folder of the control socket and the log.
@@ -73,6 +76,9 @@ impl DeviceConfig {
                 "--queues {queues} times --depth {depth} is {tags}; at most {max} requests may be in flight"
             )));
         }
+        if add.trusted && !rustix::process::geteuid().is_root() {
+            return Err(Error::usage("--trusted: only root can say that"));
+        }
         Ok(DeviceConfig {
             guest: std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone()),
             digest: source.digest.clone(),
@@ -85,6 +91,7 @@ impl DeviceConfig {
             depth,
             name: add.name.as_deref().map(check_name).transpose()?,
             serial: add.serial.as_deref().map(check_serial).transpose()?,
+            trusted: add.trusted,
             limits: wanted.limits,
             run_dir,
             log: log.to_owned(),
@@ -103,6 +110,13 @@ impl DeviceConfig {
             hidden,
             align_bytes,
         }
+    }
+
+    /// What udev is told of the device, if anything.
+    #[must_use]
+    pub fn trust(&self) -> Option<Trust> {
+        let name = self.name.clone();
+        self.trusted.then_some(Trust { name })
     }
 
     /// The operator's serial number, or one that stays the same when the same device is made again.

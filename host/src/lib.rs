@@ -61,4 +61,5 @@ pub mod store;
 pub mod sys;
 pub mod text;
 pub mod ublk;
+pub mod udev;
 pub mod wake;

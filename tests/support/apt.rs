@@ -128,6 +128,27 @@ impl Suite {
         Ok(text.lines().filter_map(version).collect())
     }
 
+    /// Downloads packages with all that they need, and unpacks them into a folder: programs with their libraries, that
+    /// run where it is the root. Nothing is set up.
+    pub(crate) fn unpack_root(&self, packages: &[&str], folder: &Path) -> Result<()> {
+        let _lock = lock();
+        let downloads = folder.with_extension("download");
+        let _ = fs::remove_dir_all(&downloads);
+        fs::create_dir_all(downloads.join("partial"))?;
+        let place = format!("Dir::Cache::archives={}", downloads.display());
+        let mut get = self.apt("apt-get");
+        get.args(["-q", "-y", "--no-install-recommends", "--download-only"]);
+        output(get.args(["-o", &place, "install"]).args(packages))?;
+        for entry in fs::read_dir(&downloads)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|ending| ending == "deb") {
+                output(Command::new("dpkg").arg("-x").arg(path).arg(folder))?;
+            }
+        }
+        fs::remove_dir_all(&downloads)?;
+        Ok(())
+    }
+
     /// Downloads a package and unpacks its files into a folder.
     pub(crate) fn unpack(&self, package: &str, folder: &Path) -> Result<()> {
         let _lock = lock();

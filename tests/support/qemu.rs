@@ -22,7 +22,17 @@ const INIT: &str = include_str!("../bed/qemu-init");
 const SUITE: &str = "trixie";
 
 /// What is loaded, with what it needs.
-const MODULES: [&str; 2] = ["ublk_drv", "ext4"];
+const MODULES: [&str; 4] = ["ublk_drv", "ext4", "dm-mod", "raid1"];
+
+/// Whatever looks at new disks by itself, with udev, which tells it to.
+const WATCHERS: [&str; 5] = ["base-files", "udev", "lvm2", "mdadm", "multipath-tools"];
+
+/// What of them is large and of no use in a test.
+const UNUSED: [&str; 3] = [
+    "usr/share",
+    "usr/lib/udev/hwdb.d",
+    "usr/lib/x86_64-linux-gnu/gconv",
+];
 
 /// Fetches QEMU and the kernel, once.
 ///
@@ -37,11 +47,21 @@ pub fn setup() -> Result<()> {
         ("xz", "xz-utils"),
         ("depmod", "kmod"),
     ])?;
-    let folder = folder()?;
-    if folder.exists() {
+    let (folder, watchers) = (folder()?, watchers()?);
+    if folder.exists() && watchers.exists() {
         return Ok(());
     }
     let suite = Suite::open(SUITE)?;
+    if !folder.exists() {
+        fetch_kernel(&suite, &folder)?;
+    }
+    if !watchers.exists() {
+        fetch_watchers(&suite, &watchers)?;
+    }
+    Ok(())
+}
+
+fn fetch_kernel(suite: &Suite, folder: &Path) -> Result<()> {
     let newest = suite.depends("linux-image-cloud-amd64")?.into_iter().next();
     let package = newest.context("the suite has no linux-image-cloud-amd64")?;
     steps::say(&format!("    fetching {package}"));
@@ -55,8 +75,32 @@ pub fn setup() -> Result<()> {
             .arg(part.join("usr"))
             .arg(release),
     )?;
-    fs::rename(&part, &folder)?;
+    fs::rename(&part, folder)?;
     Ok(())
+}
+
+fn fetch_watchers(suite: &Suite, folder: &Path) -> Result<()> {
+    steps::say(&format!("    fetching {}", WATCHERS.join(" ")));
+    let part = folder.with_extension("part");
+    let _ = fs::remove_dir_all(&part);
+    suite.unpack_root(&WATCHERS, &part)?;
+    for path in UNUSED {
+        fs::remove_dir_all(part.join(path))?;
+    }
+    // The groups that rules name.
+    fs::write(part.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n")?;
+    fs::write(part.join("etc/group"), "root:x:0:\ndisk:x:6:\n")?;
+    fs::rename(&part, folder)?;
+    Ok(())
+}
+
+/// The root of a system with udev, LVM, mdadm and multipath, to be one of the `files` of [`run`].
+///
+/// # Errors
+///
+/// Where there is no cache.
+pub fn watchers() -> Result<PathBuf> {
+    Ok(paths::cache()?.join("watchers").join(SUITE))
 }
 
 fn folder() -> Result<PathBuf> {
@@ -74,8 +118,8 @@ fn release(folder: &Path) -> Result<String> {
 }
 
 /// Boots the kernel and runs a shell script as root. `programs` are found in PATH or by their path,
-/// and come with their libraries; `files` are pairs of a path here and a path there. Output is passed
-/// on as it comes where `show` says so.
+/// and come with their libraries; `files` are pairs of a path here, which may be a folder, and a path
+/// there. Output is passed on as it comes where `show` says so.
 ///
 /// # Errors
 ///
@@ -183,8 +227,13 @@ fn collect(pipe: &mut impl Read, show: bool) -> String {
     text
 }
 
-/// Copies a file, and if it is a program the libraries that it names.
+/// Copies a folder, or a file, and if it is a program the libraries that it names.
 fn add_program(image: &Path, here: &Path, there: &str) -> Result<()> {
+    if here.is_dir() {
+        let place = image.join(there.trim_start_matches('/'));
+        output(Command::new("cp").arg("-a").arg(here).arg(place))?;
+        return Ok(());
+    }
     copy(here, &image.join(there.trim_start_matches('/')))?;
     // A file that is no dynamic program has no libraries, and ldd says so by failing.
     let Ok(libraries) = output(Command::new("ldd").arg(here)) else {

@@ -16,6 +16,7 @@ use crate::confine::{self, Layer};
 use crate::error::{Error, Result};
 use crate::guest::new_engine;
 use crate::ublk::{CONTROL_PATH, Control, abi::feature};
+use crate::udev::{self, Installed};
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -72,6 +73,7 @@ pub(super) fn run(format: Format, run_dir: Option<&Path>, cache_dir: Option<&Pat
         cache_folder(cache_dir),
         sandbox(),
     ]);
+    checks.push(udev_rules());
     checks.extend(confinement());
     if format.json {
         print_json(&checks)?;
@@ -273,6 +275,28 @@ fn cache_folder(given: Option<&Path>) -> Check {
         Err(error) => {
             let found = format!("{}: {error}; every 'add' compiles", folder.display());
             Check::warn(NAME, found, "say --cache-dir")
+        }
+    }
+}
+
+/// Whether something keeps udev's helpers from reading what guests make up.
+fn udev_rules() -> Check {
+    const NAME: &str = "udev";
+    let remedy = "wasmblk udev install";
+    match udev::installed() {
+        Installed::NoUdev => Check::ok(
+            NAME,
+            "it does not run: nothing looks at new disks by itself",
+        ),
+        Installed::Yes(path) => Check::ok(NAME, format!("{} is there", path.display())),
+        Installed::No => Check::warn(
+            NAME,
+            "blkid, LVM and others read what is on new devices",
+            remedy,
+        ),
+        Installed::Other(path) => {
+            let found = format!("{} is not that of this version", path.display());
+            Check::warn(NAME, found, remedy)
         }
     }
 }

@@ -10,6 +10,7 @@ mod list;
 mod load;
 mod nbd;
 mod plane;
+mod udev;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Info(info) => info::run(&info, &run_dir()?),
         Command::Del(del) => del::run(&del, &run_dir()?),
         Command::Doctor(format) => doctor::run(format, cli.run_dir.as_deref(), cache),
+        Command::Udev(command) => udev::run(&command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "wasmblk", &mut script);

@@ -21,6 +21,7 @@ use crate::confine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::Artefact;
 use crate::ublk::{Control, Device, block_path};
+use crate::udev;
 use crate::wake::Wake;
 
 /// Serves one device by a data plane, from opening the guest until a signal, or until somebody stops the
@@ -145,10 +146,15 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
                 (Some(device), Errand::Affinity(queues)) => {
                     Report::Processors(device.affinity(&queues).unwrap_or_default())
                 }
-                (Some(device), Errand::Start) => match device.start() {
-                    Ok(()) => Report::Done,
-                    Err(error) => Report::refused(&error),
-                },
+                (Some(device), Errand::Start) => {
+                    match device
+                        .start()
+                        .and_then(|()| tell_udev(&self.config, device.id()))
+                    {
+                        Ok(()) => Report::Done,
+                        Err(error) => Report::refused(&error),
+                    }
+                }
                 (Some(device), Errand::Stop) => Report::of(device.stop()),
                 _ => Report::of(Err(io::ErrorKind::NotFound.into())),
             },
@@ -201,6 +207,9 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
         let _lock = self.run_dir.lock();
         let deleted = device.delete();
         self.run_dir.forget_socket(device.id());
+        if self.config.trusted {
+            udev::forget_gone();
+        }
         deleted
     }
 
@@ -238,4 +247,10 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
         let deleted = self.delete();
         result.and(deleted.doing(|| format!("cannot delete device {id}; try 'wasmblk del {id}'")))
     }
+}
+
+/// Whether a disk is trusted is the operator's word, not that of the data plane.
+fn tell_udev(config: &DeviceConfig, id: u32) -> Result<()> {
+    let given = config.trust().map_or(Ok(()), |trust| trust.give(id));
+    given.doing(|| format!("--trusted: cannot tell udev of device {id}"))
 }

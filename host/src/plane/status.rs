@@ -38,6 +38,8 @@ pub struct Status {
     pub device: PathBuf,
     pub name: Option<String>,
     pub serial: String,
+    #[serde(default)]
+    pub trusted: bool,
     pub state: State,
     pub reason: Option<String>,
     #[serde(default)]
@@ -154,6 +156,7 @@ impl Shared {
             device: block_path(id),
             name: config.name.clone(),
             serial: config.serial(id),
+            trusted: config.trusted,
             state,
             reason: self.health.reason(),
             faults: self.health.faults(),

@@ -1,0 +1,177 @@
+//! What looks at new disks by itself, really running: udev with LVM, mdadm and multipath, under a distribution's
+//! kernel. Disks are full of what they look for. With our rules nobody reads them, and without them all is found.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use tests::disk::wasmblk;
+use tests::{paths, qemu};
+
+use crate::cli::{Folder, expect};
+
+/// The programs that look run in a root of their own, with the machine's /dev, /sys and /run.
+const SCRIPT: &str = r#"
+set -eu
+fail() { echo "FAILED: $*"; exit 1; }
+for folder in dev proc sys run tmp; do
+    mkdir -p "/debian/$folder"
+    mount --bind "/$folder" "/debian/$folder"
+done
+# udevadm would do nothing in such a root.
+export SYSTEMD_IGNORE_CHROOT=1
+debian() { chroot /debian "$@"; }
+settle() { debian udevadm settle --timeout=30 || fail 'udev does not come to rest'; }
+reads() { wasmblk info "$1" | sed -n 's/^stats.reads  *//p'; }
+property() { debian udevadm info --query=property --property="$2" --value "$1"; }
+add() { # NAME OPTION...
+    name=$1
+    shift
+    wasmblk add /file.wasm --store "data=/$name.img" --name "$name" "$@"
+}
+
+# The content: made by the tools themselves, before anybody watches.
+for name in lvm raid table files; do truncate -s 32M "/$name.img"; done
+mkfs.ext4 -q -F -L forged /files.img
+printf '\200\0\0\0\203\0\0\0\0\010\0\0\0\100\0\0' | dd of=/table.img bs=1 seek=446 conv=notrunc 2>/dev/null
+printf '\125\252' | dd of=/table.img bs=1 seek=510 conv=notrunc 2>/dev/null
+disk=$(add lvm)
+alone='activation { udev_sync=0 udev_rules=0 } devices { obtain_device_list_from_udev=0 }'
+for step in "pvcreate -q $disk" "vgcreate -q forged $disk" 'lvcreate -q -an -Zn -Wn -l1 -n volume forged'; do
+    debian lvm $step --config "$alone"
+done
+wasmblk del lvm
+disk=$(add raid)
+mirror='--run --level=1 --raid-devices=2 --metadata=1.2 --name=forged --homehost=any'
+debian mdadm --create /dev/md7 $mirror "$disk" missing
+debian mdadm --stop /dev/md7
+wasmblk del raid
+
+path=$(wasmblk udev install --dir /debian/etc/udev/rules.d 2>/tmp/hint)
+[ "$path" = /debian/etc/udev/rules.d/59-wasmblk.rules ] || fail "installed as '$path'"
+grep -q 'udevadm control --reload' /tmp/hint || fail 'how is that used?'
+wasmblk udev show | cmp - "$path"
+debian udevadm verify --no-summary "${path#/debian}" || fail 'udev does not like the rules'
+debian /usr/lib/systemd/systemd-udevd --daemon
+debian udevadm trigger --type=all
+settle
+
+echo 'With the rules, nobody reads what a guest made up'
+for name in lvm raid table files; do
+    disk=$(add "$name")
+    settle
+    exec 3<>"$disk"
+    exec 3>&-
+    debian udevadm trigger --action=add "$disk"
+    debian udevadm trigger --action=change "$disk"
+    settle
+    for key in ID_FS_TYPE ID_PART_TABLE_TYPE LVM_VG_NAME_COMPLETE MD_DEVICE; do
+        [ -z "$(property "$disk" "$key")" ] || fail "$name has $key"
+    done
+    [ "$(property "$disk" UDISKS_IGNORE)" = 1 ] || fail "UDisks shows $name"
+    [ "$(reads "$name")" = 0 ] || fail "somebody made $(reads "$name") reads of $name"
+done
+debian lvm vgs --config 'devices { global_filter = [ "r|/dev/ublkb.*|" ] }'
+[ "$(reads lvm)" = 0 ] || fail 'the filter in the README is wrong'
+[ ! -e /dev/disk/by-label/forged ] || fail 'a label was read'
+[ ! -e /dev/mapper/forged-volume ] || fail 'LVM activated something'
+grep ublkb /proc/mdstat && fail 'mdadm assembled something'
+[ ! -e /dev/disk/by-wasmblk ] || fail 'links to what is not trusted'
+
+echo 'With --trusted, and a name, all of it is found'
+wasmblk del files
+disk=$(add files --trusted)
+[ "$(wasmblk info files | sed -n 's/^trusted  *//p')" = true ] || fail 'it is not shown'
+settle
+for link in /dev/disk/by-wasmblk/files /dev/disk/by-label/forged; do
+    [ "$(readlink -f "$link")" = "$disk" ] || fail "no $link"
+done
+[ "$(reads files)" != 0 ] || fail 'nobody looked at what is trusted'
+[ "$(ls /run/wasmblk/udev)" = "$(cat "/sys/block/${disk#/dev/}/diskseq")" ] || fail "$(ls /run/wasmblk/udev)"
+# Its minder dies, so nobody takes back what it said; the next disk of that number is not meant.
+said=$(ls /run/wasmblk/udev)
+kill -9 $(pidof wasmblk-minder | tr ' ' '\n' | sort -n | tail -n 1)
+wasmblk del --force files && fail 'it was stopped without its minder'
+[ "$(ls /run/wasmblk/udev)" = "$said" ] || fail 'that was no test'
+[ "$(add files)" = "$disk" ] || fail 'the number is another one'
+settle
+[ "$(reads files)" = 0 ] || fail 'trust was inherited'
+[ ! -e /dev/disk/by-wasmblk/files ] || fail 'the link was inherited'
+
+echo 'Without the rules, all of it is found'
+wasmblk del --all
+rm "$path"
+debian udevadm control --reload
+for name in lvm raid table files; do
+    disk=$(add "$name")
+    settle
+    echo "$name: $(reads "$name") reads"
+    [ "$(reads "$name")" != 0 ] || fail "nobody looked at $name"
+    case $name in
+    lvm) found=$(property "$disk" ID_FS_TYPE)/$(property "$disk" LVM_VG_NAME_COMPLETE) expected=LVM2_member/forged ;;
+    raid) found=$(property "$disk" ID_FS_TYPE) expected=linux_raid_member ;;
+    table) found=$(property "$disk" ID_PART_TABLE_TYPE) expected=dos ;;
+    files) found=$(property "$disk" ID_FS_TYPE)/$(property "$disk" ID_FS_LABEL) expected=ext4/forged ;;
+    esac
+    [ "$found" = "$expected" ] || fail "$name was seen as '$found'"
+done
+[ -e /dev/mapper/forged-volume ] || fail 'LVM did not activate what a guest made up'
+grep -q ublkb /proc/mdstat || fail 'mdadm assembled nothing of what a guest made up'
+"#;
+
+#[test]
+fn nobody_reads_what_a_guest_made_up() {
+    let watchers = qemu::watchers().expect("a cache");
+    let outcome = qemu::run(
+        SCRIPT,
+        &["mkfs.ext4"],
+        &[
+            (&paths::wasmblk(), "/usr/bin/wasmblk"),
+            (&paths::guest("file"), "/file.wasm"),
+            (&watchers, "/debian"),
+        ],
+        Duration::from_secs(180),
+        false,
+    );
+    let outcome = outcome.unwrap_or_else(|error| panic!("{error:#}"));
+    let complaints = outcome.kernel_complaints();
+    assert!(
+        outcome.status == 0 && complaints.is_empty(),
+        "status {}\n{}\nthe kernel: {}",
+        outcome.status,
+        outcome.output,
+        outcome.console
+    );
+}
+
+#[test]
+fn the_rules_are_shown_and_installed_whole() {
+    let folder = Folder::new("udev");
+    let place = folder.path("rules.d");
+    let install = |place: &str| wasmblk(&["udev", "install", "--dir", place]);
+    expect(&install(&place), 1, &["there is no folder", &place]);
+    let file = folder.file("file", b"");
+    expect(&install(&file), 2, &[&file, "not a folder"]);
+    fs::create_dir(&place).expect("a folder");
+    let path = format!("{place}/59-wasmblk.rules");
+    symlink("/dev/null", &path).expect("a link");
+    // The second time over the first.
+    for _ in 0..2 {
+        let reply = install(&place);
+        assert_eq!(
+            (reply.code, reply.stdout.trim()),
+            (0, &*path),
+            "{}",
+            reply.stderr
+        );
+        assert!(
+            reply.stderr.contains("udevadm control --reload"),
+            "{}",
+            reply.stderr
+        );
+        let shown = wasmblk(&["udev", "show"]);
+        assert_eq!(shown.stdout, fs::read_to_string(&path).expect("rules"));
+        assert!(!fs::symlink_metadata(&path).expect("rules").is_symlink());
+        assert_eq!(fs::read_dir(&place).expect("a folder").count(), 1);
+    }
+}
