@@ -15,6 +15,7 @@ mod faults;
 mod filesystem;
 mod geometry;
 mod guest;
+mod image;
 mod inspect;
 mod lies;
 mod lifecycle;

@@ -67,6 +67,10 @@ pub enum Command {
     Info(Info),
     /// Stop and delete devices.
     Del(Del),
+    /// Copy a raw image to the begin of a device; what lies behind stays as it is.
+    Import(Import),
+    /// Copy a device into a raw image.
+    Export(Export),
     /// Say what this machine can do, and what to do about the rest.
     Doctor(Format),
     /// The rules that keep udev's helpers from reading what is on ublk devices.
@@ -275,6 +279,33 @@ pub struct Add {
     /// How to print the path.
     #[command(flatten)]
     pub format: Format,
+}
+
+/// `wasmblk import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// The image: a file, a block device, or '-' for standard input.
+    pub image: PathBuf,
+    /// The device: its path, a file, or fd:N where whoever calls this left it open as N.
+    pub device: PathBuf,
+    /// Show what is done even where standard error is no terminal.
+    #[arg(long)]
+    pub progress: bool,
+}
+
+/// `wasmblk export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The device: its path, a file, or fd:N where whoever calls this left it open as N.
+    pub device: PathBuf,
+    /// The image: a file to be made, a block device, or '-' for standard output.
+    pub image: PathBuf,
+    /// Replace a file that is there, once the new one is whole.
+    #[arg(long)]
+    pub force: bool,
+    /// Show what is done even where standard error is no terminal.
+    #[arg(long)]
+    pub progress: bool,
 }
 
 /// `wasmblk udev`.

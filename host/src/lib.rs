@@ -50,6 +50,7 @@ pub mod config;
 pub mod confine;
 pub mod error;
 pub mod guest;
+pub mod image;
 pub mod limits;
 pub mod nbd;
 pub mod plane;

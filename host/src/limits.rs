@@ -147,6 +147,10 @@ pub const STORE_WAIT_TIME: Duration = Duration::from_micros(500);
 /// as long as one transfer in a thousand takes.
 pub const STORE_WAITS_LEFT_OUT: u32 = 1000;
 
+/// What `import` and `export` read at a time, and all the memory that they take: as long as the longest request of a
+/// guest.
+pub const IMAGE_BUFFER_BYTES: usize = 1 << 20;
+
 /// Stores of one device: as many as a wide stripe has legs.
 pub const STORES_MAX: usize = 64;
 

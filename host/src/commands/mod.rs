@@ -4,6 +4,7 @@ mod add;
 mod del;
 mod devices;
 mod doctor;
+mod image;
 mod info;
 mod inspect;
 mod list;
@@ -40,6 +41,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Info(info) => info::run(&info, &run_dir()?),
         Command::Del(del) => del::run(&del, &run_dir()?),
         Command::Doctor(format) => doctor::run(format, cli.run_dir.as_deref(), cache),
+        Command::Import(command) => image::import(&command),
+        Command::Export(command) => image::export(&command),
         Command::Udev(command) => udev::run(&command),
         Command::Completions { shell } => {
             let mut script = Vec::new();

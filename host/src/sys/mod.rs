@@ -24,7 +24,7 @@ pub use lock::lock_file;
 pub use memory::AlignedBytes;
 pub use place::Place;
 pub use process::{
-    drop_capabilities, first_inherited_fd, keep_minders_capabilities, process_cpu_time,
+    copy_of_fd, drop_capabilities, first_inherited_fd, keep_minders_capabilities, process_cpu_time,
     set_io_flusher, spawn_unprivileged, thread_cpu_time,
 };
 pub use queue::{Event, QueueRing};

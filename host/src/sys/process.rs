@@ -115,6 +115,21 @@ pub fn first_inherited_fd() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(FIRST) })
 }
 
+/// A descriptor of its own for a file that whoever started this process left open as `number`.
+///
+/// # Errors
+///
+/// `EBADF` where there is none.
+pub fn copy_of_fd(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: makes a new descriptor; where the number is none, that is an error.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was made by the call above, for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 /// Computing time of this thread until now.
 #[must_use]
 pub fn thread_cpu_time() -> Duration {

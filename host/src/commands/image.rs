@@ -1,0 +1,149 @@
+//! `wasmblk import` and `wasmblk export`.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::human_size;
+use crate::cli::{Export, Import};
+use crate::error::{Error, Result};
+use crate::image::{End, Part, Role, Word, check_fits, copy};
+
+pub(super) fn import(import: &Import) -> Result<()> {
+    let mut device = End::open(&device(&import.device)?, Role::Target)?;
+    let mut image = End::open(&Word::parse(&import.image)?, Role::Source)?;
+    check_fits(&image, &device)?;
+    show_copy(&mut image, &mut device, import.progress)
+}
+
+pub(super) fn export(export: &Export) -> Result<()> {
+    let word = Word::parse(&export.image)?;
+    let mut device = End::open(&device(&export.device)?, Role::Source)?;
+    if let (Word::Path(path), Some(bytes)) = (&word, device.size_bytes)
+        && is_to_be_made(path, export.force)?
+    {
+        let (part, mut image) = Part::begin(path, bytes)?;
+        show_copy(&mut device, &mut image, export.progress)?;
+        return part.end();
+    }
+    if word == Word::Standard && io::stdout().is_terminal() {
+        return Err(Error::usage(
+            "the standard output is a terminal; send it elsewhere",
+        ));
+    }
+    let mut image = End::open(&word, Role::Target)?;
+    check_fits(&device, &image)?;
+    show_copy(&mut device, &mut image, export.progress)
+}
+
+/// Neither command makes sense of a stream in place of a device.
+fn device(word: &Path) -> Result<Word<'_>> {
+    match Word::parse(word)? {
+        Word::Standard => Err(Error::usage("the device cannot be '-'; the image can")),
+        word => Ok(word),
+    }
+}
+
+/// Whether an image becomes a new file; a disk is written as it is.
+fn is_to_be_made(path: &Path, force: bool) -> Result<bool> {
+    let shown = path.display();
+    match fs::metadata(path) {
+        Err(_) => Ok(true),
+        Ok(about) if about.file_type().is_block_device() => Ok(false),
+        Ok(about) if about.is_file() && force => Ok(true),
+        Ok(about) if about.is_file() => Err(Error::failed(format!(
+            "{shown} exists already; --force replaces it"
+        ))),
+        Ok(_) => Err(Error::failed(format!(
+            "{shown} is neither a file nor a block device"
+        ))),
+    }
+}
+
+fn show_copy(source: &mut End, target: &mut End, wanted: bool) -> Result<()> {
+    let mut progress = Progress::new(source.size_bytes, wanted);
+    let bytes = copy(source, target, &mut |bytes| progress.show(bytes))?;
+    progress.end(bytes);
+    Ok(())
+}
+
+/// What is done, on standard error.
+struct Progress {
+    how: How,
+    total: Option<u64>,
+    next: Instant,
+    /// A line of a terminal has been begun.
+    open_line: bool,
+}
+
+enum How {
+    Not,
+    /// One line that changes.
+    Line,
+    /// One line after the other.
+    Lines,
+}
+
+impl Progress {
+    fn new(total: Option<u64>, wanted: bool) -> Progress {
+        let how = match (io::stderr().is_terminal(), wanted) {
+            (true, _) => How::Line,
+            (false, true) => How::Lines,
+            (false, false) => How::Not,
+        };
+        let mut this = Progress {
+            next: Instant::now(),
+            how,
+            total,
+            open_line: false,
+        };
+        this.next += this.interval();
+        this
+    }
+
+    fn interval(&self) -> Duration {
+        match self.how {
+            How::Line => Duration::from_millis(200),
+            How::Lines | How::Not => Duration::from_secs(1),
+        }
+    }
+
+    fn show(&mut self, bytes: u64) {
+        if Instant::now() >= self.next {
+            self.next = Instant::now() + self.interval();
+            self.write(bytes);
+        }
+    }
+
+    fn end(mut self, bytes: u64) {
+        self.write(bytes);
+    }
+
+    fn write(&mut self, bytes: u64) {
+        let done = human_size(bytes);
+        let text = match self.total {
+            Some(total @ 1..) => {
+                let percent = u128::from(bytes) * 100 / u128::from(total);
+                format!("{percent:>3}%  {done} of {}", human_size(total))
+            }
+            _ => done,
+        };
+        // Nobody looks: no reason to end.
+        let _ = match self.how {
+            How::Not => Ok(()),
+            How::Line => write!(io::stderr(), "\r{text}\x1b[K"),
+            How::Lines => writeln!(io::stderr(), "{text}"),
+        };
+        self.open_line = matches!(self.how, How::Line);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.open_line {
+            let _ = writeln!(io::stderr());
+        }
+    }
+}
