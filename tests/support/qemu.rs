@@ -177,7 +177,9 @@ fn machine(work: &Work, kernel: &Path, initramfs: &Path) -> Result<Child> {
         ])
         .args([
             "-machine",
-            "q35,accel=tcg",
+            "q35",
+            "-accel",
+            "tcg,thread=single",
             "-cpu",
             "Haswell-noTSX,-erms",
             "-m",
