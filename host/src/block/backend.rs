@@ -12,6 +12,12 @@ pub trait Backend {
         false
     }
 
+    /// A number that changes several times each second while it works, where there is one: answers wait for each
+    /// other only as long as it stays the same.
+    fn ticks(&self) -> u64 {
+        0
+    }
+
     /// Fills all of `data` from `offset`.
     ///
     /// # Errors

@@ -67,6 +67,7 @@ impl<B: Backend> Target for Calls<B> {
 
     /// A few calls at a time, so that a slow one delays few answers.
     fn poll(&mut self, output: &mut Output) -> Next {
+        let begun = self.backend.ticks();
         for _ in 0..limits::ANSWERS_HELD_MAX {
             let Some((slot, request)) = self.waiting.pop_front() else {
                 break;
@@ -77,6 +78,9 @@ impl<B: Backend> Target for Calls<B> {
                 break;
             }
             output.answers.push(Answer { slot, result });
+            if self.backend.ticks() != begun {
+                break;
+            }
         }
         if self.waiting.is_empty() {
             Next::Submitted

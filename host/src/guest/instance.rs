@@ -1,5 +1,8 @@
 //! The contract `device`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use wasmtime::Store;
 
 use super::bindings::exports::wasmblk::block::{device, trim};
@@ -12,6 +15,7 @@ use crate::block::{Backend, Errno};
 /// The contract `device`: a function for each kind of request.
 pub struct Instance {
     session: Session,
+    ticks: Arc<AtomicU64>,
     device: device::Guest,
     trim: Option<trim::Guest>,
     /// What ended it.
@@ -34,6 +38,7 @@ impl Instance {
         trim: Option<trim::Guest>,
     ) -> Instance {
         Instance {
+            ticks: session.ticks(),
             session,
             device,
             trim,
@@ -74,6 +79,10 @@ impl Instance {
 impl Backend for Instance {
     fn has_ended(&self) -> bool {
         self.fault.is_some()
+    }
+
+    fn ticks(&self) -> u64 {
+        self.ticks.load(Relaxed)
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8]) -> std::result::Result<(), Errno> {
