@@ -268,6 +268,10 @@ pub struct Add {
     /// A serial number to show in 'info' [default: made from the guest, its options and the id].
     #[arg(long)]
     pub serial: Option<String>,
+    /// Add a device without being root: it is this user's alone, as the kernel sees to. Root has to allow it once (see
+    /// the README). Data is copied, and calls may take 5 s.
+    #[arg(long, conflicts_with = "trusted")]
+    pub unprivileged: bool,
     /// Let the system look by itself at what is on the device (file systems, LVM, RAID), and link it as
     /// /dev/disk/by-wasmblk/NAME. Without it the rules of 'wasmblk udev', where they are installed, keep the system
     /// from that.
@@ -313,6 +317,12 @@ pub struct Export {
 pub enum Udev {
     /// Print them.
     Show,
+    /// Say who owns a device, for the rules.
+    #[command(hide = true)]
+    Owner {
+        /// Its number.
+        id: u32,
+    },
     /// Write them where udev finds them, and print their path.
     Install {
         /// The folder of rules [default: /etc/udev/rules.d].

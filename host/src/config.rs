@@ -43,6 +43,8 @@ pub struct DeviceConfig {
     pub serial: Option<String>,
     /// Whether the system may look at what is on the device by itself.
     pub trusted: bool,
+    /// Whether the device is one of a user without privilege, as the kernel has them.
+    pub unprivileged: bool,
     /// What the guest may use.
     pub limits: Limits,
     /// Folder of the control socket and the log.
@@ -79,6 +81,10 @@ impl DeviceConfig {
         if add.trusted && !rustix::process::geteuid().is_root() {
             return Err(Error::usage("--trusted: only root can say that"));
         }
+        let mut limits = wanted.limits;
+        if add.unprivileged {
+            limits.deadline = unprivileged_deadline(add, limits.deadline)?;
+        }
         Ok(DeviceConfig {
             guest: std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone()),
             digest: source.digest.clone(),
@@ -92,7 +98,8 @@ impl DeviceConfig {
             name: add.name.as_deref().map(check_name).transpose()?,
             serial: add.serial.as_deref().map(check_serial).transpose()?,
             trusted: add.trusted,
-            limits: wanted.limits,
+            unprivileged: add.unprivileged,
+            limits,
             run_dir,
             log: log.to_owned(),
             confine: !add.guest.no_confine,
@@ -108,6 +115,7 @@ impl DeviceConfig {
             depth: self.depth,
             data_path: self.data_path,
             hidden,
+            unprivileged: self.unprivileged,
             align_bytes,
         }
     }
@@ -132,6 +140,22 @@ impl DeviceConfig {
             .take(8)
             .map(|byte| format!("{byte:02x}"))
             .collect()
+    }
+}
+
+/// The kernel's patience with unprivileged devices is shorter than ours.
+fn unprivileged_deadline(add: &Add, wanted: Duration) -> Result<Duration> {
+    let most = limits::UNPRIVILEGED_DEADLINE;
+    if wanted <= most {
+        return Ok(wanted);
+    }
+    match add.guest.limits.deadline {
+        Some(seconds) => Err(Error::usage(format!(
+            "--deadline {seconds}: at most {} for --unprivileged, as the kernel ends a server that keeps a request \
+             for 30 s",
+            most.as_secs()
+        ))),
+        None => Ok(most),
     }
 }
 

@@ -210,6 +210,18 @@ pub const SLOW_CONTROL_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often STOP is waited for while the guest makes progress; then its requests are answered with EIO.
 pub const STOP_TRIES_MAX: u32 = 4;
 
+/// How long it may take until the nodes of a new device are its owner's: udev takes milliseconds, and longer where many
+/// devices come at once.
+pub const NODE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest call into the guest of an unprivileged device, whose server the kernel ends with SIGKILL when a request
+/// takes 30 s.
+pub const UNPRIVILEGED_DEADLINE: Duration = Duration::from_secs(5);
+
+/// When a request of an unprivileged device has waited so long, all are answered with EIO: the call that runs and the
+/// next look, [`UNPRIVILEGED_DEADLINE`] and [`BUSY_WAIT_MAX`], are over before the 30 s.
+pub const UNPRIVILEGED_WAIT_MAX: Duration = Duration::from_secs(15);
+
 /// How long `add` waits for its data plane: opening an instance, START and STOP fit, with their bounds.
 pub const START_TIMEOUT: Duration = Duration::from_secs(300);
 

@@ -34,6 +34,34 @@ pub struct Engine<'a> {
     /// A mistake of ours left the target in the middle of something: it is not used any more.
     abandoned: bool,
     output: Output,
+    patience: Option<Patience<'a>>,
+}
+
+/// How long requests may wait.
+struct Patience<'a> {
+    longest: Duration,
+    /// When each slot's request began.
+    since: Box<[Instant]>,
+    looked: Instant,
+    give_up: &'a dyn Fn(),
+}
+
+impl Patience<'_> {
+    /// Looks, once in a while, whether one has waited too long.
+    fn check(&mut self, stages: &[Stage]) {
+        let now = Instant::now();
+        if now.duration_since(self.looked) < limits::BUSY_WAIT_MAX {
+            return;
+        }
+        self.looked = now;
+        let mut waiting = stages.iter().zip(&self.since);
+        let is_old = |(stage, since): (&Stage, &Instant)| {
+            *stage != Stage::Free && now.duration_since(*since) > self.longest
+        };
+        if waiting.any(is_old) {
+            (self.give_up)();
+        }
+    }
 }
 
 impl std::fmt::Debug for Engine<'_> {
@@ -63,7 +91,20 @@ impl<'a> Engine<'a> {
                 answers: Vec::with_capacity(slots as usize),
                 transfers: Vec::with_capacity(slots as usize),
             },
+            patience: None,
         }
+    }
+
+    /// Has `give_up` called when a request has waited for longer than that: it makes the target fail, which then
+    /// answers.
+    pub fn wait_at_most(&mut self, longest: Duration, give_up: &'a dyn Fn()) {
+        let now = Instant::now();
+        self.patience = Some(Patience {
+            longest,
+            since: vec![now; self.stages.len()].into(),
+            looked: now,
+            give_up,
+        });
     }
 
     /// Size and shape of the device.
@@ -99,6 +140,9 @@ impl<'a> Engine<'a> {
             Stage::Last
         };
         self.in_flight += 1;
+        if let Some(patience) = &mut self.patience {
+            patience.since[slot as usize] = Instant::now();
+        }
         let fua = request.fua && request.op == Op::Write && self.geometry.fua_native;
         self.target.submit(slot, &checked.with_fua(fua));
         Ok(())
@@ -109,6 +153,9 @@ impl<'a> Engine<'a> {
     pub fn poll(&mut self, mut done: impl FnMut(u32, Result<u32, Errno>)) -> Next {
         if self.abandoned {
             return Next::Submitted;
+        }
+        if let Some(patience) = &mut self.patience {
+            patience.check(&self.stages);
         }
         let mut next = self.target.poll(&mut self.output);
         self.stats.count_copied(self.target.take_copied_bytes());

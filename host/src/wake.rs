@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe::register;
 
@@ -87,4 +88,19 @@ impl AsFd for Wake {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
     }
+}
+
+/// Has this process get a signal when the one that started it ends.
+///
+/// # Errors
+///
+/// Where that has ended already.
+pub fn end_with_parent(signal: Signal) -> Result<()> {
+    let failed = || "cannot wait for the parent's end".to_owned();
+    let parent = getppid();
+    set_parent_process_death_signal(Some(signal)).doing(failed)?;
+    if getppid() != parent {
+        return Err(Error::failed("the parent has ended already"));
+    }
+    Ok(())
 }

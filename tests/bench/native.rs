@@ -51,6 +51,7 @@ pub(crate) fn serve() -> Result<()> {
         depth: 128,
         data_path: DataPath::Copy,
         hidden: false,
+        unprivileged: false,
         align_bytes: 1,
     };
     let mut device = Device::add(Control::open()?, &spec, &geometry)?;

@@ -8,7 +8,7 @@ use super::devices::{self, Found};
 use crate::cli::Del;
 use crate::error::{Context, Error, Result};
 use crate::plane::{End, RunDir};
-use crate::ublk::{self, Control, abi::state, block_path, holders};
+use crate::ublk::{self, Control, abi::state, block_path, char_path, holders};
 
 pub(super) fn run(del: &Del, run_dir: &RunDir) -> Result<()> {
     let ids = if del.all {
@@ -76,6 +76,8 @@ fn delete(control: &mut Control, run_dir: &RunDir, id: u32, force: bool) -> Resu
             return Err(Error::failed(format!("cannot look at device {id}")).because(why));
         }
     };
+    let node = info.is_unprivileged().then(|| char_path(id));
+    control.name_by(node.as_deref());
     let live = info.state == state::LIVE;
     let ours = end.is_some() || (socket.exists() && !live);
     if !ours && !force {

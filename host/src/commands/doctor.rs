@@ -67,7 +67,7 @@ pub(super) fn run(format: Format, run_dir: Option<&Path>, cache_dir: Option<&Pat
     let mut checks = vec![kernel(&release), driver(&release), control(), io_uring()];
     checks.extend(features());
     checks.extend([
-        devices_max(),
+        unprivileged(),
         files_max(),
         run_folder(run_dir),
         cache_folder(cache_dir),
@@ -171,7 +171,7 @@ fn control() -> Check {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Check::fail(
             NAME,
             format!("{CONTROL_PATH}: {error}"),
-            "run wasmblk as root",
+            "run wasmblk as root; or have root give the node to a group of yours, for --unprivileged (README)",
         ),
         Err(error) => Check::fail(
             NAME,
@@ -218,16 +218,19 @@ fn features() -> Vec<Check> {
     checks
 }
 
-fn devices_max() -> Check {
-    const NAME: &str = "devices";
+/// What the kernel allows users without privilege.
+fn unprivileged() -> Check {
+    const NAME: &str = "unprivileged";
     let path = "/sys/module/ublk_drv/parameters/ublks_max";
-    match fs::read_to_string(path) {
-        Ok(max) => Check::ok(
-            NAME,
-            format!("at most {} unprivileged devices ({path})", max.trim()),
+    let max = fs::read_to_string(path).unwrap_or_else(|_| "an unknown number of".into());
+    Check::ok(
+        NAME,
+        format!(
+            "at most {} devices of all users ({path}): data is copied, a request may take 30 s, and the owner alone \
+             opens them",
+            max.trim()
         ),
-        Err(_) => Check::ok(NAME, "limit of the driver not known"),
-    }
+    )
 }
 
 /// A data plane needs some ten files, whatever it serves.

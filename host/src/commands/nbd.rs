@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process};
 use tracing::info;
 
 use super::load::{Loaded, load};
@@ -28,7 +28,7 @@ use crate::serve::Engine;
 use crate::stats::Stats;
 use crate::store::Stores;
 use crate::sys::{Blocking, first_inherited_fd, spawn_unprivileged};
-use crate::wake::Wake;
+use crate::wake::{Wake, end_with_parent};
 
 /// The registered port of the protocol.
 const PORT: u16 = 10809;
@@ -39,7 +39,7 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     check_export(&nbd.export)?;
     let wake = Wake::new()?;
     if nbd.exit_with_parent {
-        exit_with_parent()?;
+        end_with_parent(Signal::TERM)?;
     }
     let (tls_mode, tls) = tls(&nbd.tls)?;
     let health = Arc::new(Health::default());
@@ -111,17 +111,6 @@ fn flush_at_last(engine: &mut Engine<'_>, carrier: &mut Blocking, health: &Healt
     engine
         .flush(carrier)
         .map_err(|errno| Error::failed(format!("the guest's last flush failed: {errno}")))
-}
-
-/// Has this process told to end when its parent does.
-fn exit_with_parent() -> Result<()> {
-    let failed = || "cannot wait for the parent's end".to_owned();
-    let parent = getppid();
-    set_parent_process_death_signal(Some(Signal::TERM)).doing(failed)?;
-    if getppid() != parent {
-        return Err(Error::failed("the parent has ended already"));
-    }
-    Ok(())
 }
 
 /// Whether clients encrypt, and how.

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use rustix::stdio::dup2_stderr;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tracing::{debug, error, info};
@@ -30,7 +31,7 @@ use crate::stats::Stats;
 use crate::store::Stores;
 use crate::sys::{Artefact, QueueRing, set_io_flusher};
 use crate::ublk::{fetch, serve_queues};
-use crate::wake::{Wake, WakeAtEnd};
+use crate::wake::{Wake, WakeAtEnd, end_with_parent};
 
 /// How often ending workers are looked for.
 const JOIN_STEP: Duration = Duration::from_millis(5);
@@ -51,6 +52,11 @@ pub fn run(config: DeviceConfig, artefact: &Artefact, parent: Parent) -> Result<
 
 fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Minder) -> Result<()> {
     let mut wake = Wake::new()?;
+    if config.unprivileged {
+        // The kernel ends the minder, which opened the device, for a request that takes 30 s. That request would
+        // never end if this process went on.
+        end_with_parent(Signal::KILL)?;
+    }
     let (engine, guest) = load(&config, artefact)?;
     // Threads that are started from here on are marked too, and confined.
     if let Err(error) = set_io_flusher() {
@@ -216,8 +222,17 @@ impl Plane<'_> {
                     return Ok(());
                 }
             };
+            let give_up = || {
+                let reason =
+                    "a request waited too long for what the kernel allows unprivileged devices";
+                error!("{reason}; from now on every request is EIO");
+                shared.health.give_up(reason);
+            };
             let target = &mut *opened.target;
             let mut engine = serve::Engine::new(shared.geometry, target, slots, &shared.stats);
+            if shared.config.unprivileged {
+                engine.wait_at_most(limits::UNPRIVILEGED_WAIT_MAX, &give_up);
+            }
             if let Err(error) = serve_queues(&mut ring, &mut engine) {
                 error!(%error, "a ring broke");
                 shared.broken.store(true, Relaxed);

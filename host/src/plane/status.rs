@@ -40,6 +40,8 @@ pub struct Status {
     pub serial: String,
     #[serde(default)]
     pub trusted: bool,
+    #[serde(default)]
+    pub unprivileged: bool,
     pub state: State,
     pub reason: Option<String>,
     #[serde(default)]
@@ -157,6 +159,7 @@ impl Shared {
             name: config.name.clone(),
             serial: config.serial(id),
             trusted: config.trusted,
+            unprivileged: config.unprivileged,
             state,
             reason: self.health.reason(),
             faults: self.health.faults(),

@@ -15,6 +15,7 @@ pub mod control {
     pub const SET_PARAMS: u32 = 0xc020_7508;
     pub const GET_DEV_INFO2: u32 = 0x8020_7512;
     pub const GET_FEATURES: u32 = 0x8020_7513;
+    pub const DEL_DEV: u32 = 0xc020_7505;
     pub const DEL_DEV_ASYNC: u32 = 0x8020_7514;
     pub const TRY_STOP_DEV: u32 = 0xc020_7517;
 }
@@ -30,6 +31,7 @@ pub mod io {
 pub mod feature {
     #![expect(missing_docs, reason = "UBLK_F_ of the header")]
     pub const SUPPORT_ZERO_COPY: u64 = 1 << 0;
+    pub const UNPRIVILEGED_DEV: u64 = 1 << 5;
     pub const CMD_IOCTL_ENCODE: u64 = 1 << 6;
     pub const USER_COPY: u64 = 1 << 7;
     pub const AUTO_BUF_REG: u64 = 1 << 11;
@@ -153,6 +155,12 @@ impl DevInfo {
     #[must_use]
     pub fn is_zero_copy(&self) -> bool {
         self.flags & feature::AUTO_BUF_REG != 0
+    }
+
+    /// Whether its owner has no privilege, and its commands have to name it by a path.
+    #[must_use]
+    pub fn is_unprivileged(&self) -> bool {
+        self.flags & feature::UNPRIVILEGED_DEV != 0
     }
 
     /// How the queues are shared out among workers: one has all, or each has one.

@@ -2,10 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use zerocopy::{FromBytes, FromZeros, IntoBytes};
+use rustix::fs::{Access, Mode, OFlags, access, open};
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::abi::{CtrlCmd, DevInfo, Params, control, feature};
 use crate::error::{Context, Error, Result};
@@ -38,6 +41,8 @@ pub fn char_path(id: u32) -> PathBuf {
 pub struct Control {
     ring: ControlRing,
     features: u64,
+    /// How commands name the device that they are about, with its NUL; empty where the number will do.
+    path: Vec<u8>,
 }
 
 impl Control {
@@ -58,7 +63,7 @@ impl Control {
                      'wasmblk doctor' where that does not help"
                     }
                     io::ErrorKind::PermissionDenied => {
-                        "ublk devices need root; try 'sudo wasmblk ...'"
+                        "ublk devices need root; try 'sudo wasmblk ...', or ask who is root for --unprivileged"
                     }
                     _ => "try 'wasmblk doctor'",
                 };
@@ -67,7 +72,11 @@ impl Control {
         let ring = ControlRing::new(control).doing(|| {
             "this system allows no io_uring, which ublk needs; 'wasmblk doctor' says more".into()
         })?;
-        let mut this = Control { ring, features: 0 };
+        let mut this = Control {
+            ring,
+            features: 0,
+            path: Vec::new(),
+        };
         let mut features = 0_u64;
         this.call(
             control::GET_FEATURES,
@@ -83,6 +92,12 @@ impl Control {
     #[must_use]
     pub fn features(&self) -> u64 {
         self.features
+    }
+
+    /// Has all commands from here on name one device by a path of its `/dev/ublkcN`: of an unprivileged device the
+    /// kernel demands that, and who may read and write the node may command the device. `None` for others.
+    pub fn name_by(&mut self, path: Option<&Path>) {
+        self.path = path.map(c_path).unwrap_or_default();
     }
 
     /// Adds a device: makes `/dev/ublkcN`. `wanted` says queues, depth, buffer and flags, and the id
@@ -136,27 +151,20 @@ impl Control {
     ///
     /// `NotFound` where there is none (the driver's own answer is `ENODEV`).
     pub fn info(&mut self, id: u32) -> io::Result<DevInfo> {
-        // The command carries the path of the node, by which the kernel decides who may ask; the
-        // reply lies behind it. A device that is being deleted has lost its node, but not its id.
-        let path = format!("{}\0", char_path(id).display());
-        let mut data = path.clone().into_bytes();
-        data.extend_from_slice(DevInfo::new_zeroed().as_bytes());
-        let dev_path_len = u16::try_from(path.len()).unwrap_or(0);
-        let command = CtrlCmd {
-            dev_path_len,
-            ..device(id)
-        };
-        let asked = self.call(control::GET_DEV_INFO2, command, &mut data);
-        let reply = &mut data[path.len()..];
+        // By the path of the node the kernel decides who may ask. A device that is being deleted has lost its
+        // node, but not its id.
+        let before = std::mem::replace(&mut self.path, c_path(&char_path(id)));
+        let mut info = DevInfo::new_zeroed();
+        let asked = self.call(control::GET_DEV_INFO2, device(id), info.as_mut_bytes());
+        self.path = before;
         match asked {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                self.call(control::GET_DEV_INFO, device(id), reply)
+                self.call(control::GET_DEV_INFO, device(id), info.as_mut_bytes())
             }
             asked => asked,
         }
         .map_err(no_device)?;
-        DevInfo::read_from_bytes(reply)
-            .map_err(|_| io::Error::other("the driver's reply is cut short"))
+        Ok(info)
     }
 
     /// The processors whose requests come by this queue, as numbers.
@@ -208,6 +216,9 @@ impl Control {
     ///
     /// `NotFound` where there is none.
     pub fn delete(&mut self, id: u32) -> io::Result<bool> {
+        if !self.path.is_empty() {
+            return self.delete_and_wait(id);
+        }
         self.call(control::DEL_DEV_ASYNC, device(id), &mut [])
             .map_err(no_device)?;
         let steps = limits::DELETE_TIMEOUT.as_millis() / DELETE_STEP.as_millis();
@@ -221,21 +232,57 @@ impl Control {
         Ok(false)
     }
 
+    /// The kernel's own wait: there is no other way for unprivileged devices.
+    fn delete_and_wait(&mut self, id: u32) -> io::Result<bool> {
+        match self.timed_call(
+            control::DEL_DEV,
+            device(id),
+            &mut [],
+            limits::DELETE_TIMEOUT,
+        ) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(false),
+            Err(error) => Err(no_device(error)),
+        }
+    }
+
     /// One without data that may wait for the guest.
     fn slow_call(&mut self, operation: u32, command: CtrlCmd) -> io::Result<()> {
-        self.ring
-            .call(operation, command, &mut [], limits::SLOW_CONTROL_TIMEOUT)
+        self.timed_call(operation, command, &mut [], limits::SLOW_CONTROL_TIMEOUT)
             .map(drop)
     }
 
     fn call(&mut self, operation: u32, command: CtrlCmd, data: &mut [u8]) -> io::Result<i32> {
-        self.ring
-            .call(operation, command, data, limits::CONTROL_TIMEOUT)
+        self.timed_call(operation, command, data, limits::CONTROL_TIMEOUT)
+    }
+
+    /// One command; the path goes before its data.
+    fn timed_call(
+        &mut self,
+        operation: u32,
+        command: CtrlCmd,
+        data: &mut [u8],
+        timeout: Duration,
+    ) -> io::Result<i32> {
+        let mut whole = [&self.path, &*data].concat();
+        let dev_path_len =
+            u16::try_from(self.path.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let command = CtrlCmd {
+            dev_path_len,
+            ..command
+        };
+        let result = self.ring.call(operation, command, &mut whole, timeout)?;
+        data.copy_from_slice(&whole[self.path.len()..]);
+        Ok(result)
     }
 }
 
+fn c_path(path: &Path) -> Vec<u8> {
+    [path.as_os_str().as_bytes(), b"\0"].concat()
+}
+
 /// How often a deleted device is looked for.
-const DELETE_STEP: std::time::Duration = std::time::Duration::from_millis(10);
+const DELETE_STEP: Duration = Duration::from_millis(10);
 
 /// Whether the kernel has a device of this id, by sysfs: that is readable for everybody.
 #[must_use]
@@ -258,6 +305,36 @@ fn no_device(error: io::Error) -> io::Error {
         Some(libc::ENODEV) => io::ErrorKind::NotFound.into(),
         _ => error,
     }
+}
+
+/// Opens the name of `/dev/ublkcN`, not the device: a path that leads to this node whatever becomes of its name. Waits
+/// for whoever gives new nodes to their owners.
+///
+/// # Errors
+///
+/// Where nobody does.
+pub(super) fn own_node(id: u32) -> Result<File> {
+    let path = char_path(id);
+    let tries = limits::NODE_TIMEOUT.as_millis() / DELETE_STEP.as_millis();
+    let allowed = || access(&path, Access::READ_OK | Access::WRITE_OK);
+    let mut outcome = allowed();
+    for _ in 0..tries {
+        if outcome.is_ok() {
+            break;
+        }
+        std::thread::sleep(DELETE_STEP);
+        outcome = allowed();
+    }
+    let shown = path.display();
+    outcome
+        .and_then(|()| open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()))
+        .map(File::from)
+        .doing(|| {
+            format!(
+                "nobody made {shown} this user's (udev does, by the rules of 'wasmblk udev install'); root can \
+                 delete what is left: 'wasmblk del --force {id}'"
+            )
+        })
 }
 
 /// Opens `/dev/ublkcN` as its server; there can be only one. The node may come a moment late where

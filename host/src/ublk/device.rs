@@ -2,17 +2,22 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::ValueEnum;
+use rustix::fs::{Access, access};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::abi::{DevInfo, feature};
-use super::control::{Control, block_path, open_char};
+use super::control::{Control, block_path, open_char, own_node};
 use super::encode;
 use crate::block::Geometry;
 use crate::error::{Context, Error, Result};
+use crate::limits;
 
 /// What a device is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +32,8 @@ pub struct Spec {
     pub data_path: DataPath,
     /// Whether nobody here has to see it.
     pub hidden: bool,
+    /// Whether it is to be one of a user without privilege.
+    pub unprivileged: bool,
     /// What data must lie at multiples of in memory, in bytes, to go to the stores as it is.
     pub align_bytes: u32,
 }
@@ -43,6 +50,9 @@ pub enum DataPath {
     ZeroCopy,
 }
 
+/// How often a node is looked for.
+const NODE_STEP: Duration = Duration::from_millis(10);
+
 /// What a device needs for data that stays in the kernel: it is registered with the ring as it comes, and can
 /// be copied for what is not from or to a store.
 const ZERO_COPY: u64 = feature::SUPPORT_ZERO_COPY | feature::AUTO_BUF_REG | feature::USER_COPY;
@@ -57,6 +67,10 @@ fn zero_copy(control: &Control, spec: &Spec, geometry: &Geometry) -> Result<u64>
     let possible = control.features() & ZERO_COPY == ZERO_COPY && fits;
     match spec.data_path {
         DataPath::Copy => Ok(0),
+        DataPath::ZeroCopy if spec.unprivileged => Err(Error::usage(
+            "--data-path zero-copy: the kernel has it for root's devices only; 'auto' copies for --unprivileged",
+        )),
+        _ if spec.unprivileged => Ok(0),
         DataPath::Auto if spec.hidden && possible => Ok(ZERO_COPY),
         DataPath::Auto => Ok(0),
         DataPath::ZeroCopy if !spec.hidden => Err(Error::usage(
@@ -78,6 +92,8 @@ fn zero_copy(control: &Control, spec: &Spec, geometry: &Geometry) -> Result<u64>
 pub struct Device {
     control: Control,
     info: DevInfo,
+    /// Of an unprivileged device: by it commands name the device.
+    node: Option<File>,
     char_device: Option<Arc<File>>,
 }
 
@@ -90,11 +106,16 @@ impl Device {
     pub fn add(mut control: Control, spec: &Spec, geometry: &Geometry) -> Result<Device> {
         let scan_off = control.features() & feature::NO_AUTO_PART_SCAN;
         let zero_copy = zero_copy(&control, spec, geometry)?;
+        let owner = if spec.unprivileged {
+            feature::UNPRIVILEGED_DEV
+        } else {
+            0
+        };
         let wanted = DevInfo {
             nr_hw_queues: spec.queues,
             queue_depth: spec.depth,
             max_io_buf_bytes: geometry.max_transfer_bytes,
-            flags: feature::CMD_IOCTL_ENCODE | scan_off | zero_copy,
+            flags: feature::CMD_IOCTL_ENCODE | scan_off | zero_copy | owner,
             ublksrv_pid: -1,
             ..DevInfo::default()
         };
@@ -111,9 +132,10 @@ impl Device {
         let mut device = Device {
             control,
             info,
+            node: None,
             char_device: None,
         };
-        match device.prepare(geometry, spec.align_bytes) {
+        match device.prepare(geometry, spec) {
             Ok(()) => Ok(device),
             Err(error) => {
                 if let Err(why) = device.delete() {
@@ -124,8 +146,18 @@ impl Device {
         }
     }
 
-    fn prepare(&mut self, geometry: &Geometry, align_bytes: u32) -> Result<()> {
-        let params = encode::params(geometry, align_bytes);
+    fn prepare(&mut self, geometry: &Geometry, spec: &Spec) -> Result<()> {
+        if spec.unprivileged && !self.info.is_unprivileged() {
+            return Err(Error::usage(
+                "--unprivileged: whoever has CAP_SYS_ADMIN gets no such device; leave it out",
+            ));
+        }
+        if spec.unprivileged {
+            let node = self.node.insert(own_node(self.info.dev_id)?);
+            let path = format!("/proc/self/fd/{}", node.as_raw_fd());
+            self.control.name_by(Some(Path::new(&path)));
+        }
+        let params = encode::params(geometry, spec.align_bytes);
         self.control
             .set_params(self.id(), &params)
             .doing(|| format!("the kernel does not take this guest's geometry ({geometry:?})"))?;
@@ -187,11 +219,23 @@ impl Device {
             .start(id)
             .doing(|| format!("cannot start ublk device {id}"))?;
         let node = block_path(id);
-        for _ in 0..500 {
-            if node.exists() {
+        let wanted = if self.info.is_unprivileged() {
+            Access::READ_OK | Access::WRITE_OK
+        } else {
+            Access::EXISTS
+        };
+        let tries = limits::NODE_TIMEOUT.as_millis() / NODE_STEP.as_millis();
+        for _ in 0..tries {
+            if access(&node, wanted).is_ok() {
                 return Ok(());
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(NODE_STEP);
+        }
+        if node.exists() {
+            return Err(Error::failed(format!(
+                "nobody made {} this user's: udev does, by the rules of 'wasmblk udev install'",
+                node.display()
+            )));
         }
         Err(Error::failed(format!(
             "{} did not appear although the device started; is /dev a devtmpfs or kept by udev?",
@@ -239,7 +283,7 @@ fn add_error(spec: &Spec, why: io::Error) -> Error {
             "device {id} exists already; choose another --id, or none, or see 'wasmblk list' and \
              'wasmblk del {id}'"
         ),
-        (Some(libc::EPERM), _) => "adding a ublk device needs CAP_SYS_ADMIN; try sudo".into(),
+        (Some(libc::EPERM), _) => "adding a ublk device needs CAP_SYS_ADMIN; try sudo, or --unprivileged".into(),
         (Some(libc::EACCES), _) => {
             "the kernel allows no further devices (parameter ublks_max of ublk_drv)".into()
         }

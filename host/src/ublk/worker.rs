@@ -65,10 +65,13 @@ pub fn serve_queues(ring: &mut QueueRing, engine: &mut Engine<'_>) -> io::Result
 
 /// How long to wait for the ring.
 fn wait(next: Next, engine: &Engine<'_>) -> Option<Duration> {
-    match next.wait() {
-        None if engine.is_busy() => Some(limits::BUSY_WAIT_MAX),
-        time => time,
+    let time = next.wait();
+    if !engine.is_busy() {
+        return time;
     }
+    Some(time.map_or(limits::BUSY_WAIT_MAX, |time| {
+        time.min(limits::BUSY_WAIT_MAX)
+    }))
 }
 
 /// The door: a descriptor of the kernel becomes a request in the guest's hands.

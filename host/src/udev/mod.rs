@@ -3,5 +3,5 @@
 mod rules;
 mod trust;
 
-pub use rules::{FOLDER, Installed, RULES, install, installed};
+pub use rules::{FOLDER, Installed, install, installed, rules};
 pub use trust::{Trust, forget_gone};

@@ -1,14 +1,17 @@
 //! The rules file.
 
+use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
 
-/// What is in it.
-pub const RULES: &str = include_str!("59-wasmblk.rules");
+const TEMPLATE: &str = include_str!("59-wasmblk.rules");
+
+/// Stands in it for the program that udev asks who owns a device.
+const PROGRAM: &str = "@WASMBLK@";
 
 /// Where an administrator's rules are; they go before a distribution's of the same name.
 pub const FOLDER: &str = "/etc/udev/rules.d";
@@ -36,6 +39,55 @@ pub enum Installed {
     Other(PathBuf),
 }
 
+/// The rules, which name this program.
+///
+/// # Errors
+///
+/// Where its path cannot stand in a rule.
+pub fn rules() -> Result<String> {
+    let program = program()?;
+    let shown = program.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.+".contains(c);
+    if !shown.chars().all(plain) {
+        return Err(Error::failed(format!(
+            "the path of this program, {shown}, cannot stand in a rule of udev; put it elsewhere"
+        )));
+    }
+    Ok(TEMPLATE.replace(PROGRAM, &shown))
+}
+
+fn program() -> Result<PathBuf> {
+    env::current_exe().doing(|| "cannot find this program".into())
+}
+
+/// Whether a file is the rules, with whatever program.
+fn is_ours(text: &str) -> bool {
+    let Some((before, after)) = TEMPLATE.split_once(PROGRAM) else {
+        return false;
+    };
+    let program = text
+        .strip_prefix(before)
+        .and_then(|rest| rest.strip_suffix(after));
+    program.is_some_and(|path| path.starts_with('/') && !path.contains(['"', '\n']))
+}
+
+/// udev runs the program as root: nobody else may be able to put another in its place.
+fn check_program() -> Result<()> {
+    let program = program()?;
+    for part in program.ancestors() {
+        let about = fs::metadata(part).doing(|| format!("cannot look at {}", part.display()))?;
+        if about.uid() != 0 || about.mode() & 0o022 != 0 {
+            return Err(Error::failed(format!(
+                "udev would run {} as root, and {} can be changed by others: call it from where only root can write, \
+                 such as /usr/local/bin",
+                program.display(),
+                part.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Looks for the rules.
 #[must_use]
 pub fn installed() -> Installed {
@@ -45,7 +97,7 @@ pub fn installed() -> Installed {
     let mut paths = FOLDERS.iter().map(|folder| Path::new(folder).join(NAME));
     match paths.find(|path| path.exists()) {
         None => Installed::No,
-        Some(path) if fs::read_to_string(&path).is_ok_and(|text| text == RULES) => {
+        Some(path) if fs::read_to_string(&path).is_ok_and(|text| is_ours(&text)) => {
             Installed::Yes(path)
         }
         Some(path) => Installed::Other(path),
@@ -56,7 +108,7 @@ pub fn installed() -> Installed {
 ///
 /// # Errors
 ///
-/// Where the folder is not there, or may not be written.
+/// Where the folder is not there, or may not be written; where others could change the program that the rules name.
 pub fn install(folder: &Path) -> Result<PathBuf> {
     let shown = folder.display();
     match fs::metadata(folder) {
@@ -69,10 +121,12 @@ pub fn install(folder: &Path) -> Result<PathBuf> {
         }
         Err(why) => return Err(Error::failed(format!("cannot look at {shown}")).because(why)),
     }
+    check_program()?;
+    let rules = rules()?;
     let path = folder.join(NAME);
     // udev reads files that end with ".rules" only.
     let part = folder.join(format!("{NAME}.{}.part", std::process::id()));
-    let written = write_whole(&part).and_then(|()| fs::rename(&part, &path));
+    let written = write_whole(&part, &rules).and_then(|()| fs::rename(&part, &path));
     if written.is_err() {
         let _ = fs::remove_file(&part);
     }
@@ -82,12 +136,12 @@ pub fn install(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn write_whole(path: &Path) -> io::Result<()> {
+fn write_whole(path: &Path, rules: &str) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o644)
         .open(path)?;
-    file.write_all(RULES.as_bytes())?;
+    file.write_all(rules.as_bytes())?;
     file.sync_all()
 }
