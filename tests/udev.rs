@@ -191,6 +191,16 @@ dd if="$disk" of=/dev/null count=1 2>/dev/null || fail 'root may read it'
 user del mine
 [ -z "$(ls /sys/class/ublk-char)" ] && [ ! -e "$disk" ] || fail 'it is left'
 
+echo 'It is open while it is deleted'
+disk=$(add --name held)
+exec 3<"$disk"
+refused 'is in use' user del held
+user del --force held
+refused 'device 0 exists already' add --id 0
+exec 3<&-
+for i in 1 2 3 4 5 6 7 8 9; do add --id 0 2>/dev/null && break; sleep 1; done
+user del 0
+
 echo 'Who opened it is killed, as the kernel does after 30 s'
 disk=$(add)
 kill -9 "$(pidof wasmblk-minder)"
