@@ -78,10 +78,15 @@ for name in lvm raid table files; do
         [ -z "$(property "$disk" "$key")" ] || fail "$name has $key"
     done
     [ "$(property "$disk" UDISKS_IGNORE)" = 1 ] || fail "UDisks shows $name"
+    [ "$(stat -c '%u:%g %a' "$disk")" = '0:0 600' ] || fail "$(stat -c '%u:%g %a' "$disk") has $disk"
     [ "$(reads "$name")" = 0 ] || fail "somebody made $(reads "$name") reads of $name"
 done
 debian lvm vgs --config 'devices { global_filter = [ "r|/dev/ublkb.*|" ] }'
 [ "$(reads lvm)" = 0 ] || fail 'the filter in the README is wrong'
+chown 1000 "$disk"
+debian udevadm trigger --action=change "$disk"
+settle
+[ "$(stat -c '%u:%g %a' "$disk")" = '1000:0 600' ] || fail "$(stat -c '%u:%g %a' "$disk") has $disk"
 [ ! -e /dev/disk/by-label/forged ] || fail 'a label was read'
 [ ! -e /dev/mapper/forged-volume ] || fail 'LVM activated something'
 grep ublkb /proc/mdstat && fail 'mdadm assembled something'
@@ -97,6 +102,7 @@ for link in /dev/disk/by-wasmblk/files /dev/disk/by-label/forged; do
 done
 [ "$(reads files)" != 0 ] || fail 'nobody looked at what is trusted'
 [ "$(ls /run/wasmblk/udev)" = "$(cat "/sys/block/${disk#/dev/}/diskseq")" ] || fail "$(ls /run/wasmblk/udev)"
+[ "$(stat -c '%u:%g %a' "$disk")" = '0:6 660' ] || fail 'it is no disk like others'
 # Its minder dies, so nobody takes back what it said; the next disk of that number is not meant.
 said=$(ls /run/wasmblk/udev)
 kill -9 $(pidof wasmblk-minder | tr ' ' '\n' | sort -n | tail -n 1)
