@@ -10,10 +10,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, set_parent_process_death_signal,
-    setrlimit,
-};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, setrlimit};
 use wasmtime::Engine;
 
 use super::engine::new_engine;
@@ -23,6 +20,7 @@ use crate::confine;
 use crate::error::{Context, Error, Result};
 use crate::limits;
 use crate::sys::Artefact;
+use crate::wake::end_with_parent;
 
 /// How the compiler says that the guest is at fault: its output is why.
 const AT_FAULT: u8 = 2;
@@ -132,8 +130,8 @@ fn wait(child: &mut Child, most: Duration) -> io::Result<Option<ExitStatus>> {
 /// The system's.
 pub fn run_compiler(seconds: u64, mib: u64) -> Result<ExitCode> {
     let failed = || "cannot compile".to_owned();
-    // Nobody is left who wants it.
-    set_parent_process_death_signal(Some(Signal::KILL)).doing(failed)?;
+    // Nobody else wants it.
+    end_with_parent(Signal::KILL)?;
     limit(Resource::Cpu, seconds).doing(failed)?;
     limit(Resource::Data, mib << 20).doing(failed)?;
     limit(Resource::Fsize, limits::COMPILED_BYTES_MAX).doing(failed)?;
