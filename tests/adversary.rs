@@ -1,8 +1,10 @@
 //! Guests that want to do harm, each beside another guest that serves meanwhile.
 
 mod case;
+mod component;
 mod device;
 mod files;
+mod handles;
 mod neighbour;
 mod ring;
 mod start;
@@ -16,6 +18,7 @@ use wasmblk::block::{Backend, Errno};
 use wasmblk::guest::Limits;
 
 use self::case::{Case, End};
+pub(crate) use self::component::instances_without_end;
 pub(crate) use self::text::large_guest;
 use crate::cli::Folder;
 use crate::direct::{self, Direct, Prepared};
@@ -144,6 +147,16 @@ fn hostile_records_are_contained() {
 #[test]
 fn hostile_beginnings_are_contained() {
     all_are_contained("beginnings", start::all(), 15);
+}
+
+#[test]
+fn hostile_components_are_contained() {
+    all_are_contained("components", component::all(), 25);
+}
+
+#[test]
+fn hostile_use_of_handles_is_contained() {
+    all_are_contained("handles", handles::all(), 35);
 }
 
 #[test]

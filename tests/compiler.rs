@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tests::disk::wait_until;
 use tests::paths;
 
-use crate::adversary::large_guest;
+use crate::adversary::{instances_without_end, large_guest};
 use crate::cli::{Folder, expect};
 
 #[test]
@@ -42,6 +42,21 @@ fn a_guest_that_takes_much_memory_to_compile_is_given_up() {
             "--compile-mib",
         ],
     );
+}
+
+#[test]
+fn a_guest_of_instances_without_end_is_given_up() {
+    let folder = Folder::new("compile-instances");
+    let guest = folder.file("doubled.wasm", &instances_without_end());
+    let begin = Instant::now();
+    let limits = ["--compile-seconds", "5", "--compile-mib", "128"];
+    let reply = folder.add(&[&[guest.as_str()], &limits[..]].concat());
+    expect(
+        &reply,
+        1,
+        &["doubled.wasm", "to compile than", "--compile-"],
+    );
+    assert!(begin.elapsed() < Duration::from_secs(30));
 }
 
 #[test]

@@ -39,7 +39,8 @@ const DEVICE: &str = r#"
 "#;
 
 /// 1 MiB in blocks of 512 bytes, with transfers of 64 KiB.
-const GEOMETRY: &str = r"\00\00\10\00\00\00\00\00\00\02\00\00\00\02\00\00\00\00\01\00\00";
+pub(super) const GEOMETRY: &str =
+    r"\00\00\10\00\00\00\00\00\00\02\00\00\00\02\00\00\00\00\01\00\00";
 
 /// One of the contract `ring`, for up to 16 tags. Its arena lies from 1 MiB on: events at 0, actions at 4096, slots
 /// from 8192 on, 68 KiB apart.
