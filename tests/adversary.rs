@@ -168,3 +168,19 @@ fn hostile_files_are_refused() {
 fn guests_with_wrong_bytes_are_contained() {
     all_are_contained("mutants", files::mutants(400), 400);
 }
+
+#[test]
+fn guests_with_sections_in_other_places_are_contained() {
+    all_are_contained("sections", files::rearranged(), 20);
+}
+
+#[test]
+fn guests_with_wrong_code_are_contained() {
+    let folder = Folder::new("valid");
+    let loads = |case: &Case| {
+        let path = folder.file("guest.wasm", &case.bytes);
+        Prepared::of_file(&path, direct::limits()).is_ok()
+    };
+    let mutants = files::mutants_of_code().take(1000).filter(loads).take(100);
+    all_are_contained("code", mutants, 100);
+}

@@ -126,6 +126,7 @@ fn deeds() -> Vec<Case> {
 }
 
 /// What functions of the contract `device` answer, and where the host is to put what it passes.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn answers() -> Vec<Case> {
     use End::{Contained, Ended, Errors, Refused, Serves};
     let store = |at: u32, value: i64| format!("(i32.store (i32.const {at}) (i32.const {value}))");

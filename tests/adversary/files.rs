@@ -1,6 +1,7 @@
 //! Files that are no guests, or hardly.
 
 use std::fs;
+use std::ops::Range;
 
 use tests::paths;
 
@@ -14,6 +15,7 @@ fn text(name: &str, before: &str, (again, count): (&str, usize), after: &str) ->
 }
 
 /// Components that are valid or nearly, and no disks.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn components() -> Vec<Case> {
     let import = |what: &str| format!("(import \"{what}\" (instance (export \"f\" (func))))");
     let module = "(core module $m)";
@@ -168,17 +170,97 @@ pub(super) fn all() -> Vec<Case> {
     [components(), bytes()].into_iter().flatten().collect()
 }
 
-/// A guest of ours with one to four bytes that are others; the same each time.
-pub(super) fn mutants(count: u64) -> impl Iterator<Item = Case> {
+/// Where the sections of a component are, each with its head.
+fn sections(component: &[u8]) -> Vec<Range<usize>> {
+    let (mut all, mut at) = (Vec::new(), 8);
+    while at < component.len() {
+        let (mut end, mut length, mut shift) = (at + 1, 0, 0);
+        loop {
+            let byte = usize::from(component[end]);
+            length |= (byte & 0x7f) << shift;
+            (end, shift) = (end + 1, shift + 7);
+            if byte < 0x80 {
+                break;
+            }
+        }
+        all.push(at..end + length);
+        at = end + length;
+    }
+    all
+}
+
+/// A guest of ours without each of its sections, with each of them twice, and with each behind the next one.
+pub(super) fn rearranged() -> impl Iterator<Item = Case> {
     let guest = fs::read(paths::guest("memory-c")).expect("cargo xtask built it");
+    let all = sections(&guest);
+    let mut cases = Vec::new();
+    let mut add = |name: String, order: &[usize]| {
+        let parts = order.iter().map(|&n| &guest[all[n].clone()]);
+        let bytes = [&guest[..8]]
+            .into_iter()
+            .chain(parts)
+            .collect::<Vec<_>>()
+            .concat();
+        cases.push(Case::new(name, bytes, End::Contained));
+    };
+    let order: Vec<usize> = (0..all.len()).collect();
+    for n in 0..all.len() {
+        let (before, behind) = order.split_at(n);
+        add(format!("no section {n}"), &[before, &behind[1..]].concat());
+        add(
+            format!("section {n} twice"),
+            &[before, &[n], behind].concat(),
+        );
+        if let [one, two, rest @ ..] = behind {
+            add(
+                format!("section {n} behind the next"),
+                &[before, &[*two, *one], rest].concat(),
+            );
+        }
+    }
+    cases.into_iter()
+}
+
+/// Marsaglia's xorshift: the same numbers each time.
+fn numbers() -> impl FnMut() -> usize {
     let mut random: u64 = 88_172_645_463_325_252;
-    let mut next = move || {
-        // Marsaglia's xorshift.
+    move || {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
         usize::try_from(random >> 8).expect("64 bits")
-    };
+    }
+}
+
+/// A guest of ours with one byte of its code that is another one. Many of these are valid, and do something else.
+pub(super) fn mutants_of_code() -> impl Iterator<Item = Case> {
+    let guest = fs::read(paths::guest("memory-c")).expect("cargo xtask built it");
+    // Its module is the longest section, and of that the code is the longest part.
+    let module = sections(&guest)
+        .into_iter()
+        .max_by_key(ExactSizeIterator::len)
+        .expect("it has some");
+    let head = guest[module.clone()]
+        .windows(4)
+        .position(|bytes| bytes == b"\0asm")
+        .expect("a module");
+    let inside = module.start + head;
+    let code = sections(&guest[inside..module.end])
+        .into_iter()
+        .max_by_key(ExactSizeIterator::len);
+    let code = code.expect("it has code");
+    let mut next = numbers();
+    (0..).map(move |number| {
+        let mut bytes = guest.clone();
+        bytes[inside + code.start + next() % code.len()] = next().to_le_bytes()[0];
+        Case::new(format!("mutant {number} of code"), bytes, End::Contained)
+    })
+}
+
+/// A guest of ours with one to four bytes that are others.
+pub(super) fn mutants(count: u64) -> impl Iterator<Item = Case> {
+    let guest = fs::read(paths::guest("memory-c")).expect("cargo xtask built it");
+    let mut next = numbers();
     (0..count).map(move |number| {
         let mut bytes = guest.clone();
         for _ in 0..=next() % 4 {

@@ -65,6 +65,7 @@ fn actions() -> Vec<Case> {
 }
 
 /// What a guest of the contract `ring` does in `poll` or `open`.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn rings() -> Vec<Case> {
     use End::{Contained, Ended, Refused, Serves};
     let number = |value: i64| format!("(i32.const {value})");

@@ -4,6 +4,7 @@ use super::case::{Case, End};
 use super::text::{COUNT, DEEPER, FLOOD, GROW, LOOP, device};
 
 /// All of them.
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn all() -> impl Iterator<Item = Case> {
     use End::{Refused, Serves};
     let start = |deed: &str| format!("{COUNT} (func $begin {deed}) (start $begin)");
