@@ -40,7 +40,8 @@ pub const GUEST_FILE_BYTES_MAX: u64 = 64 << 20;
 /// Memory of one guest (all linear memories and tables of all its instances) unless `--memory-mib` says otherwise:
 /// enough for a RAM disk to try things with, and for a slot of the longest transfer for each of 128 tags; a small
 /// part of an ordinary machine. One bulk memory instruction over all of it, which no deadline interrupts, takes 0.6 s
-/// where the pages are fresh, and 0.05 s after that.
+/// where the pages are fresh, and 0.05 s after that; a string as long as that, which one component inside the guest
+/// gives another one in UTF-16 and that one takes in UTF-8, 0.7 s and 0.4 s.
 pub const GUEST_MEMORY_BYTES_DEFAULT: u64 = 1 << 30;
 
 /// The most that `--memory-mib` may be: a bulk instruction over all of it cannot be interrupted.
