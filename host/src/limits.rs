@@ -65,6 +65,11 @@ pub const GUEST_PARTS_MAX: usize = 32;
 /// See [`GUEST_PARTS_MAX`].
 pub const GUEST_MEMORIES_MAX: usize = 8;
 
+/// What an instance of one module may hold in the host beside memories and tables: globals, imports, exports, and
+/// the functions in its elements. It is not counted as the guest's memory: all [`GUEST_PARTS_MAX`] together, 32 MiB,
+/// come on top. It has room for 32768 functions whose address is taken.
+pub const GUEST_INSTANCE_BYTES_MAX: u64 = 1 << 20;
+
 /// A policy file: as many stores as there may be, with long paths.
 pub const POLICY_BYTES_MAX: u64 = 512 << 10;
 

@@ -85,6 +85,7 @@ fn crowds() -> Vec<Case> {
     let fill_table = "(table $t 1 funcref) (func $begin
         (loop $grow (br_if $grow (i32.ne (table.grow $t (ref.null func) (i32.const 4096)) (i32.const -1)))))
         (start $begin)";
+    let elements = format!("(func $f) (elem declare func {})", "$f ".repeat(40_000));
     cases([
         ("8 memories by instances", each("(memory 1)", 7), Serves),
         (
@@ -127,6 +128,16 @@ fn crowds() -> Vec<Case> {
             Refused("deadline"),
         ),
         ("a component 2 to the 10 times", doubled(10), Serves),
+        (
+            "28 times 70,000 globals",
+            each(&"(global i64 (i64.const 1))".repeat(70_000), 28),
+            Refused("a module with globals"),
+        ),
+        (
+            "28 times 40,000 elements",
+            each(&elements, 28),
+            Refused("a module with globals"),
+        ),
     ])
 }
 

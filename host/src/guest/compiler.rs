@@ -15,6 +15,7 @@ use wasmtime::Engine;
 
 use super::engine::new_engine;
 use super::source::Source;
+use super::state_size;
 use super::usage::Limits;
 use crate::confine;
 use crate::error::{Context, Error, Result};
@@ -75,8 +76,10 @@ pub fn compile_apart(source: &Source, limits: &Limits) -> Result<Vec<u8>> {
 ///
 /// Where the component is not valid.
 pub fn compile_here(engine: &Engine, source: &Source) -> Result<Artefact> {
+    let invalid = || Error::usage("not a valid component");
+    state_size::check(&source.bytes).map_err(|why| invalid().because(why))?;
     let code = engine.precompile_component(&source.bytes);
-    let code = code.map_err(|why| Error::usage("not a valid component").because(why))?;
+    let code = code.map_err(|why| invalid().because(why))?;
     memory_file("wasmblk guest", &code)
         .map(Artefact::vouch)
         .doing(|| "no memory for the compiled guest".into())
@@ -141,9 +144,15 @@ pub fn run_compiler(seconds: u64, mib: u64) -> Result<ExitCode> {
     let _ = confine::for_compiler();
     let mut bytes = Vec::new();
     input.read_to_end(&mut bytes).doing(failed)?;
-    let (code, result) = match new_engine()?.precompile_component(&bytes) {
+    let compile = |engine: Engine| {
+        state_size::check(&bytes)?;
+        engine
+            .precompile_component(&bytes)
+            .map_err(|why| format!("{why:#}"))
+    };
+    let (code, result) = match compile(new_engine()?) {
         Ok(code) => (0, code),
-        Err(why) => (AT_FAULT, format!("{why:#}").into_bytes()),
+        Err(why) => (AT_FAULT, why.into_bytes()),
     };
     output.write_all(&result).doing(failed)?;
     Ok(ExitCode::from(code))

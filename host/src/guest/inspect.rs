@@ -6,6 +6,7 @@ use wasmparser::{BinaryReaderError, MemoryType, Parser, Payload};
 
 use super::contract::{Contract, Need, refusal};
 use super::fault::word;
+use super::state_size;
 use crate::limits;
 
 /// What a component says of itself.
@@ -91,7 +92,9 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, String> {
             ));
         }
     }
-    Ok(names.conclude(parts))
+    let mut inspection = names.conclude(parts);
+    inspection.refused.extend(state_size::check(bytes).err());
+    Ok(inspection)
 }
 
 impl Parts {

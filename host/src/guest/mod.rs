@@ -26,6 +26,7 @@ pub mod records;
 mod ring;
 mod session;
 mod source;
+mod state_size;
 mod supervisor;
 mod terms;
 mod usage;
