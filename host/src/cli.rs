@@ -317,11 +317,11 @@ pub struct Export {
 pub enum Udev {
     /// Print them.
     Show,
-    /// Say who owns a device, for the rules.
+    /// Give a node to the owner of its device, for the rules.
     #[command(hide = true)]
-    Owner {
-        /// Its number.
-        id: u32,
+    Own {
+        /// Its name, such as ublkb0.
+        node: String,
     },
     /// Write them where udev finds them, and print their path.
     Install {

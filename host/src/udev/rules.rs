@@ -10,7 +10,7 @@ use crate::error::{Context, Error, Result};
 
 const TEMPLATE: &str = include_str!("59-wasmblk.rules");
 
-/// Stands in it for the program that udev asks who owns a device.
+/// Stands in it for the program that gives nodes to their owners.
 const PROGRAM: &str = "@WASMBLK@";
 
 /// Where an administrator's rules are; they go before a distribution's of the same name.
