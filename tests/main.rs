@@ -1,6 +1,7 @@
 //! The test suite: one program, a module for each subject. What needs ublk runs in the test bed.
 
 mod account;
+mod broker;
 mod budget;
 mod cli;
 mod codec;

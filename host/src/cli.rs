@@ -8,6 +8,7 @@ use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 
+use crate::broker;
 use crate::guest::Part;
 use crate::limits;
 use crate::ublk::DataPath;
@@ -48,6 +49,15 @@ pub struct Cli {
     /// Folder of compiled guests [default: /var/cache/wasmblk, or in $XDG_CACHE_HOME or ~/.cache].
     #[arg(long, global = true, env = "WASMBLK_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
+    /// Socket of the broker, which gives devices to users without privilege.
+    #[arg(
+        long,
+        global = true,
+        env = "WASMBLK_BROKER_SOCKET",
+        default_value = broker::DEFAULT_SOCKET,
+        value_name = "PATH"
+    )]
+    pub broker_socket: PathBuf,
 }
 
 /// The commands.
@@ -67,6 +77,9 @@ pub enum Command {
     Info(Info),
     /// Stop and delete devices.
     Del(Del),
+    /// Give devices to users without privilege: answers at --broker-socket, within a policy, until it is told to end
+    /// by SIGINT or SIGTERM. Its devices stay.
+    Broker(Broker),
     /// Say what this machine can do, and what to do about the rest.
     Doctor(Format),
     /// Print completions for a shell.
@@ -74,6 +87,9 @@ pub enum Command {
         /// The shell.
         shell: Shell,
     },
+    /// The process with privilege for one device of a user without; `broker` starts it.
+    #[command(hide = true)]
+    Warden,
     /// The process with privilege beside a device's data plane; `add` starts it.
     #[command(hide = true)]
     Mind,
@@ -245,12 +261,24 @@ pub struct Add {
     /// A serial number to show in 'info' [default: made from the guest, its options and the id].
     #[arg(long)]
     pub serial: Option<String>,
+    /// Ask the broker for the device, and serve it without privilege; whoever is not root does where a broker answers.
+    #[arg(long)]
+    pub broker: bool,
     /// Serve in this process, until it is told to end by SIGINT or SIGTERM.
     #[arg(long)]
     pub foreground: bool,
     /// How to print the path.
     #[command(flatten)]
     pub format: Format,
+}
+
+/// `wasmblk broker`.
+#[derive(Debug, Args)]
+pub struct Broker {
+    /// Who may have devices, and how many: TOML (the README has one) [default: /etc/wasmblk/broker.toml, and nobody
+    /// but root where that is not there].
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
 }
 
 /// `wasmblk info`.

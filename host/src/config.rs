@@ -48,6 +48,8 @@ pub struct DeviceConfig {
     pub log: String,
     /// Whether the data plane gives up what it does not need.
     pub confine: bool,
+    /// The socket of the broker that is asked for the device.
+    pub broker: Option<PathBuf>,
 }
 
 impl DeviceConfig {
@@ -89,6 +91,7 @@ impl DeviceConfig {
             run_dir,
             log: log.to_owned(),
             confine: !add.guest.no_confine,
+            broker: None,
         })
     }
 
@@ -102,6 +105,7 @@ impl DeviceConfig {
             data_path: self.data_path,
             hidden,
             align_bytes,
+            mark: 0,
         }
     }
 

@@ -44,6 +44,7 @@
 //! transfers; the rest is the same.
 
 pub mod block;
+pub mod broker;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -51,6 +52,7 @@ pub mod confine;
 pub mod error;
 pub mod guest;
 pub mod limits;
+pub mod message;
 pub mod nbd;
 pub mod plane;
 pub mod policy;

@@ -52,6 +52,7 @@ pub(crate) fn serve() -> Result<()> {
         data_path: DataPath::Copy,
         hidden: false,
         align_bytes: 1,
+        mark: 0,
     };
     let mut device = Device::add(Control::open()?, &spec, &geometry)?;
     let file: Arc<_> = device.char_device().context("it is open")?;

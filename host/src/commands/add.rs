@@ -1,24 +1,31 @@
 //! `wasmblk add`: check, compile, and hand over to the device's own process.
 
-use std::path::Path;
+use rustix::process::geteuid;
 
 use super::load::{Loaded, load};
 use super::{print, print_json};
-use crate::cli::{Add, Format};
+use crate::broker;
+use crate::cli::{Add, Cli, Format};
 use crate::config::{DeviceConfig, Wanted};
 use crate::error::Result;
 use crate::guest::{Granted, Guest};
 use crate::plane::{self, Ready, RunDir};
 
-pub(super) fn run(add: &Add, run_dir: &RunDir, cache: Option<&Path>, log: &str) -> Result<()> {
+pub(super) fn run(add: &Add, cli: &Cli, run_dir: &RunDir) -> Result<()> {
     let wanted = Wanted::new(&add.guest)?;
     let Loaded {
         source,
         engine,
         artefact,
-    } = load(&add.guest.file, &wanted.policy, cache)?;
-    let config = DeviceConfig::new(add, wanted, &source, run_dir.path().to_owned(), log)?;
+    } = load(&add.guest.file, &wanted.policy, cli.cache_dir.as_deref())?;
+    let run_dir = run_dir.path().to_owned();
+    let mut config = DeviceConfig::new(add, wanted, &source, run_dir, &cli.log)?;
     drop(source);
+    // Whoever is not root cannot do without, but can try where there is none.
+    let needed = add.broker || !geteuid().is_root();
+    if needed && (add.broker || broker::answers(&cli.broker_socket)) {
+        config.broker = Some(cli.broker_socket.clone());
+    }
     if add.foreground {
         return plane::mind(config, &artefact, |ready, _| {
             announce(ready, add.format).map(|()| None)

@@ -7,7 +7,7 @@ use tracing::warn;
 use super::devices::{self, Found};
 use crate::cli::Del;
 use crate::error::{Context, Error, Result};
-use crate::plane::{End, RunDir};
+use crate::plane::{End, RunDir, Stopped, stop as stop_by_socket};
 use crate::ublk::{self, Control, abi::state, block_path, holders};
 
 pub(super) fn run(del: &Del, run_dir: &RunDir) -> Result<()> {
@@ -23,6 +23,13 @@ pub(super) fn run(del: &Del, run_dir: &RunDir) -> Result<()> {
     let mut control = None;
     let mut result = Ok(());
     for id in ids {
+        if !rustix::process::geteuid().is_root() {
+            // It has a broker, or cannot be deleted by this user at all.
+            if let Err(error) = delete_brokered(run_dir, id, del.force) {
+                result = result.and(Err(error));
+            }
+            continue;
+        }
         let control = match &mut control {
             Some(control) => control,
             empty => empty.insert(Control::open()?),
@@ -98,6 +105,37 @@ fn delete(control: &mut Control, run_dir: &RunDir, id: u32, force: bool) -> Resu
     ended
 }
 
+/// Deletes a device of a user without privilege: its own processes have the capability for that.
+fn delete_brokered(run_dir: &RunDir, id: u32, force: bool) -> Result<()> {
+    let socket = run_dir.socket(id);
+    let none = |why: io::Error| {
+        Error::failed(format!(
+            "you have no device {id}; see 'wasmblk list' (root may delete others)"
+        ))
+        .because(why)
+    };
+    let end = End::of(&socket).map_err(none)?;
+    match stop_by_socket(&socket, force).doing(|| format!("device {id} does not answer"))? {
+        Stopped::Ends => wait_for_end(end, id),
+        Stopped::InUse => in_use(id, &holders(id)),
+        Stopped::Failed(why) => Err(Error::failed(format!("cannot stop device {id}: {why}"))),
+    }
+}
+
+/// Refuses to delete what is in use.
+fn in_use(id: u32, why: &[String]) -> Result<()> {
+    let by = if why.is_empty() {
+        "open somewhere".into()
+    } else {
+        why.join(", ")
+    };
+    let node = block_path(id);
+    Err(Error::failed(format!(
+        "{} is in use ({by}); unmount or close it first, or say --force",
+        node.display()
+    )))
+}
+
 fn is_dead(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -123,31 +161,19 @@ fn delete_dead(control: &mut Control, id: u32) -> Result<()> {
 
 /// Stops a device that nobody uses, or any with `force`.
 fn stop(control: &mut Control, id: u32, force: bool) -> Result<()> {
-    let in_use = |why: Vec<String>| {
-        let by = if why.is_empty() {
-            "open somewhere".into()
-        } else {
-            why.join(", ")
-        };
-        let node = block_path(id);
-        Err(Error::failed(format!(
-            "{} is in use ({by}); unmount or close it first, or say --force",
-            node.display()
-        )))
-    };
     let stopped = if force {
         control.stop(id)
     } else if control.can_try_stop() {
         match control.try_stop(id) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                return in_use(holders(id));
+                return in_use(id, &holders(id));
             }
             result => result,
         }
     } else {
         let holders = holders(id);
         if !holders.is_empty() {
-            return in_use(holders);
+            return in_use(id, &holders);
         }
         control.stop(id)
     };

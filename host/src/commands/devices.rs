@@ -1,7 +1,11 @@
 //! Finding devices by number or name.
 
 use std::io;
+use std::path::Path;
 
+use tracing::debug;
+
+use crate::broker::{self, wire::Record};
 use crate::error::{Error, Result};
 use crate::plane::{RunDir, Status, ask};
 use crate::ublk;
@@ -36,6 +40,17 @@ pub(super) fn all(run_dir: &RunDir) -> Vec<Result<Found>> {
         .map(|id| find(run_dir, id))
         .filter(|found| !matches!(found, Ok(Found::Dead(id)) if !ublk::exists(*id)))
         .collect()
+}
+
+/// The devices of a broker that this user may see; none where no broker answers.
+pub(super) fn brokered(socket: &Path) -> Vec<Record> {
+    if !socket.exists() {
+        return Vec::new();
+    }
+    broker::list(socket).unwrap_or_else(|error| {
+        debug!("no broker: {}", error.chain());
+        Vec::new()
+    })
 }
 
 /// The number for a number or a name.

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use crate::error::Error;
-use crate::sys::{deny_write_execute, drop_capabilities, keep_minders_capabilities};
+use crate::sys::{
+    deny_write_execute, drop_capabilities, keep_brokers_capabilities, keep_minders_capabilities,
+};
 
 /// One of the things that are given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +81,24 @@ pub fn for_minder() {
         (Layer::Capabilities, keep_minders_capabilities()),
         (Layer::NoNewPrivs, no_new_privs()),
     ]);
+}
+
+/// Gives up what a minder does not need for whom a broker does what takes privilege: all.
+pub fn for_brokered_minder() {
+    let _ = held(vec![
+        (Layer::Capabilities, drop_capabilities()),
+        (Layer::NoNewPrivs, no_new_privs()),
+    ]);
+}
+
+/// Gives up what a broker does not need, once it listens; its wardens have no more than it has.
+///
+/// # Errors
+///
+/// The system's: a broker that has more than it should does not serve.
+pub fn for_broker() -> io::Result<()> {
+    keep_brokers_capabilities()?;
+    no_new_privs()
 }
 
 /// Gives up what a server of NBD does not need once it listens: it may remove what lies in `folders`, and end

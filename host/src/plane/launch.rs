@@ -13,10 +13,10 @@ use rustix::process::geteuid;
 use rustix::stdio::dup2_stdin;
 use serde::{Deserialize, Serialize};
 
-use super::message::{self, MESSAGE_BYTES_MAX};
 use crate::config::DeviceConfig;
 use crate::error::{Context, Error, Kind, Result};
 use crate::limits;
+use crate::message::{self, MESSAGE_BYTES_MAX};
 use crate::sys::Artefact;
 
 /// A device that can be used.

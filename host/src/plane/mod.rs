@@ -2,9 +2,9 @@
 //! the device, how they end.
 
 mod errand;
+mod keeper;
 mod launch;
 mod log;
-mod message;
 mod minder;
 mod run;
 mod run_dir;
@@ -16,5 +16,5 @@ pub use log::{LogFiles, init as init_log, log_to};
 pub use minder::mind;
 pub use run::run;
 pub use run_dir::RunDir;
-pub use socket::{End, ask};
+pub use socket::{End, Stopped, ask, stop};
 pub use status::{State, Status};

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Signal, geteuid, set_parent_process_death_signal};
 use rustix::stdio::dup2_stderr;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tracing::{debug, error, info};
@@ -43,19 +44,25 @@ const JOIN_STEP: Duration = Duration::from_millis(5);
 /// Why there is no device, why it ended before its time, what was lost at its end, or what of it could
 /// not be removed.
 pub fn run(config: DeviceConfig, artefact: &Artefact, parent: Parent) -> Result<()> {
-    let minder = Minder::new(parent);
+    if config.broker.is_some() {
+        // The broker ends who does not answer, and means this process too.
+        let with_parent = set_parent_process_death_signal(Some(Signal::KILL));
+        with_parent.doing(|| "cannot end with its minder".into())?;
+    }
+    let minder = Arc::new(Minder::new(parent));
     let result = serve(config, artefact, &minder);
     minder.tell_end(&result);
     result
 }
 
-fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Minder) -> Result<()> {
+fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Arc<Minder>) -> Result<()> {
     let mut wake = Wake::new()?;
     let (engine, guest) = load(&config, artefact)?;
     // Threads that are started from here on are marked too, and confined.
     if let Err(error) = set_io_flusher() {
         debug!(%error, "cannot be marked as an I/O flusher: keep swap off this device");
     }
+    let uid = geteuid().as_raw();
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.doing(|| "cannot open /dev/null".into())?;
     let confinement = if config.confine {
@@ -72,6 +79,7 @@ fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Minder) -> Result<(
     let shared = Arc::new(Shared {
         guest: opener.guest.clone(),
         log: RunDir::new(config.run_dir.clone()).log(id),
+        uid,
         confinement,
         info: added.info,
         geometry,
@@ -90,7 +98,7 @@ fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Minder) -> Result<(
         shared,
         workers: Vec::new(),
     };
-    let served = socket::serve(added.listener, plane.shared.clone())
+    let served = socket::serve(added.listener, plane.shared.clone(), minder.clone())
         .and_then(|()| plane.serve(first, &mut wake, &null));
     let result = served.and(plane.end());
     plane.shared.waiters.tell(&result);

@@ -15,6 +15,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
+use super::errand::Minder;
 use super::status::{Shared, Status};
 use crate::error::{Context, Error, Result};
 use crate::limits;
@@ -28,12 +29,25 @@ const REQUEST_BYTES_MAX: u64 = 4096;
 enum Request {
     Info,
     Wait,
+    Stop { force: bool },
 }
 
 /// The answer to a wait, before its outcome.
 #[derive(Debug, Serialize)]
 struct Noted {
     waiting: bool,
+}
+
+/// What came of a stop that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stopped {
+    /// It ends.
+    Ends,
+    /// Its disk is open somewhere.
+    InUse,
+    /// It cannot be stopped.
+    Failed(String),
 }
 
 /// How a device ended.
@@ -85,10 +99,14 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener> {
 }
 
 /// Answers on the socket in a thread of its own, for the life of the process.
-pub(super) fn serve(listener: UnixListener, shared: Arc<Shared>) -> Result<()> {
+pub(super) fn serve(
+    listener: UnixListener,
+    shared: Arc<Shared>,
+    minder: Arc<Minder>,
+) -> Result<()> {
     let run = move || {
         for client in listener.incoming() {
-            if let Err(error) = client.and_then(|client| answer(client, &shared)) {
+            if let Err(error) = client.and_then(|client| answer(client, &shared, &minder)) {
                 debug!(%error, "a client of the control socket got no answer");
             }
         }
@@ -100,7 +118,7 @@ pub(super) fn serve(listener: UnixListener, shared: Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
-fn answer(mut client: UnixStream, shared: &Shared) -> io::Result<()> {
+fn answer(mut client: UnixStream, shared: &Shared, minder: &Minder) -> io::Result<()> {
     client.set_read_timeout(Some(limits::SOCKET_TIMEOUT))?;
     client.set_write_timeout(Some(limits::SOCKET_TIMEOUT))?;
     let mut line = String::new();
@@ -108,6 +126,18 @@ fn answer(mut client: UnixStream, shared: &Shared) -> io::Result<()> {
     match serde_json::from_str(&line)? {
         Request::Info => send(&mut client, &shared.status()),
         Request::Wait => shared.waiters.add(client),
+        Request::Stop { force } => send(&mut client, &stop_for(minder, force)),
+    }
+}
+
+/// Stops the device for somebody who has no privilege to do it himself.
+fn stop_for(minder: &Minder, force: bool) -> Stopped {
+    match minder.stop_for(force) {
+        Ok(()) => Stopped::Ends,
+        // It ends already, or is not there yet: who waits for the end learns of it.
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Stopped::Ends,
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => Stopped::InUse,
+        Err(error) => Stopped::Failed(error.to_string()),
     }
 }
 
@@ -146,6 +176,21 @@ pub fn ask(path: &Path) -> io::Result<Status> {
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => once(),
         _ => Err(error),
     })
+}
+
+/// Asks a device to stop, unless its disk is open somewhere or with `force`.
+///
+/// # Errors
+///
+/// As [`ask`].
+pub fn stop(path: &Path, force: bool) -> io::Result<Stopped> {
+    let mut server = call(path, Request::Stop { force })?;
+    // Requests that the guest has in hand are waited for.
+    let most = limits::SLOW_CONTROL_TIMEOUT + limits::SOCKET_TIMEOUT;
+    server.get_ref().set_read_timeout(Some(most))?;
+    let mut line = String::new();
+    server.read_line(&mut line)?;
+    Ok(serde_json::from_str(&line)?)
 }
 
 /// A wait for the end of a device's process.

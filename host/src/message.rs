@@ -1,4 +1,4 @@
-//! One message over a socket pair between two processes of ours: bytes, and files that go along.
+//! One message over a socket that keeps messages apart: bytes, and files that go along.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -11,27 +11,35 @@ use rustix::net::{
 };
 
 /// Longest message: guest options take the most of it.
-pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 10;
+pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
 /// Files that go along with one message.
 const FILES_MAX: usize = 4;
 
 /// A pair of sockets that keep messages apart.
-pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+///
+/// # Errors
+///
+/// Where there are no further file descriptors.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let kind = SocketType::SEQPACKET;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
     Ok((ours, theirs))
 }
 
 /// Sends one.
-pub(super) fn send(socket: &OwnedFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+///
+/// # Errors
+///
+/// The system's; `WouldBlock` where there is no room and the socket does not wait.
+pub fn send(socket: impl AsFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let slices = [IoSlice::new(bytes)];
-    let sent = retry_on_intr(|| sendmsg(socket, &slices, &mut control, SendFlags::NOSIGNAL))?;
+    let sent = retry_on_intr(|| sendmsg(&socket, &slices, &mut control, SendFlags::NOSIGNAL))?;
     if sent == bytes.len() {
         Ok(())
     } else {
@@ -39,8 +47,12 @@ pub(super) fn send(socket: &OwnedFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> 
     }
 }
 
-/// Waits for one. `UnexpectedEof` where the other process has gone.
-pub(super) fn receive(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+/// Waits for one, unless the socket does not wait.
+///
+/// # Errors
+///
+/// `UnexpectedEof` where the other process has gone; `WouldBlock` where nothing is there.
+pub fn receive(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut bytes = vec![0; MESSAGE_BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
