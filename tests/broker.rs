@@ -1,6 +1,7 @@
 //! Devices for users without privilege: two of them, root, and what none of them can do to another.
 
 mod capability;
+mod hosted;
 mod hostile;
 mod pure;
 mod server;
@@ -86,7 +87,7 @@ fn what_is_in_use_is_not_deleted_and_quotas_hold() {
         expect(
             &alice.call(&large),
             1,
-            &["is 512 MiB for this device", "256 MiB that you may have"],
+            &["counts for 512 MiB", "256 MiB that you may have"],
         );
         expect(
             &alice.call(&["add", &null, "--id", "5"]),

@@ -90,6 +90,12 @@ pub enum Command {
     /// The process with privilege for one device of a user without; `broker` starts it.
     #[command(hide = true)]
     Warden,
+    /// The minder of a device that the broker serves for a user; `broker` starts it.
+    #[command(hide = true)]
+    Host,
+    /// The compiler of a guest of a user's; `host` starts it.
+    #[command(hide = true)]
+    Compile,
     /// The process with privilege beside a device's data plane; `add` starts it.
     #[command(hide = true)]
     Mind,
@@ -264,6 +270,9 @@ pub struct Add {
     /// Ask the broker for the device, and serve it without privilege; whoever is not root does where a broker answers.
     #[arg(long)]
     pub broker: bool,
+    /// Let the broker serve the device, by processes that are not this user's: zero copy, if its policy allows that.
+    #[arg(long, conflicts_with_all = ["foreground", "no_confine"])]
+    pub hosted: bool,
     /// Serve in this process, until it is told to end by SIGINT or SIGTERM.
     #[arg(long)]
     pub foreground: bool,

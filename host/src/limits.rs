@@ -312,6 +312,12 @@ pub const BROKER_LOOK_TIME: Duration = Duration::from_secs(1);
 /// How long a broker that begins waits for the wardens of the one before.
 pub const BROKER_RETURN_TIME: Duration = Duration::from_secs(5);
 
+/// How long a user's guest may take to be compiled by the broker; `add` waits longer.
+pub const COMPILE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Addresses that its compiler may take: more than a guest's file may be long, many times.
+pub const COMPILE_BYTES_MAX: u64 = 8 << 30;
+
 /// Capabilities of one device at a time that have replies of their own.
 pub const CAPABILITIES_MAX: usize = 16;
 

@@ -10,11 +10,13 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
+use crate::limits;
+
 /// Longest message: guest options take the most of it.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
-/// Files that go along with one message.
-const FILES_MAX: usize = 4;
+/// Files that go along with one message: a guest, its stores, and who waits for it.
+const FILES_MAX: usize = limits::STORES_MAX + 2;
 
 /// A pair of sockets that keep messages apart.
 ///

@@ -11,6 +11,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::wire::{self, Command, Reason, Record, Reply, Request, Wanted};
+use crate::config::DeviceConfig;
 use crate::error::{Context, Error, Result};
 use crate::limits;
 use crate::message;
@@ -60,6 +61,28 @@ pub fn device(path: &Path, wanted: &Wanted) -> Result<(Capability, DevInfo, File
 pub fn attach(path: &Path, char_device: BorrowedFd<'_>) -> Result<Capability> {
     let (reply, files) = request(path, &Request::Attach, &[char_device])?;
     capability(reply, files)
+}
+
+/// Asks the broker to serve a device by its own processes, and waits until it can be used. Gives its number.
+///
+/// # Errors
+///
+/// As [`device`], or why it cannot be served.
+pub fn host(path: &Path, config: &DeviceConfig, guest: &File, stores: &[File]) -> Result<u32> {
+    let config = Box::new(config.clone());
+    let files: Vec<_> = [guest].into_iter().chain(stores).map(AsFd::as_fd).collect();
+    let failed = || format!("no broker answers at {}", path.display());
+    let asked = call(path).and_then(|socket| {
+        message::send(&socket, &wire::encode(&Request::Serve { config })?, &files)?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(limits::START_TIMEOUT))?;
+        message::receive(&socket)
+    });
+    let (bytes, _) = asked.doing(failed)?;
+    match wire::decode(&bytes) {
+        Ok(Reply::Served { id }) => Ok(id),
+        Ok(Reply::Refused { reason, text }) => Err(refusal(reason, &text)),
+        _ => Err(nonsense()),
+    }
 }
 
 /// Asks for the devices that this user may see: his own, or for root all.

@@ -14,17 +14,20 @@
 mod client;
 mod command;
 mod desk;
+mod hosts;
 mod mark;
 mod order;
 mod policy;
 mod quota;
+mod requests;
 mod table;
 mod warden;
 mod watch;
 pub mod wire;
 
-pub use client::{Capability, DEFAULT_SOCKET, answers, attach, device, list};
+pub use client::{Capability, DEFAULT_SOCKET, answers, attach, device, host, list};
 pub use desk::serve;
+pub use order::receive;
 pub use policy::{Allowed, Peer, Policy, parse_names};
 pub use quota::{Quota, Use};
 pub use warden::guard;

@@ -11,6 +11,7 @@ use rustix::io::ioctl_fionbio;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 use rustix::stdio::dup2_stdin;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::wire::{self, Record, Wanted};
@@ -50,20 +51,21 @@ pub(super) enum Further {
     Join,
 }
 
-/// Starts a warden.
+/// Starts this program again with one hidden command, and gives it its order.
 pub(super) fn start(
-    order: &Order,
+    command: &str,
+    order: &impl Serialize,
     files: &[BorrowedFd<'_>],
     log: &str,
 ) -> Result<(OwnedFd, Child)> {
-    let failed = || "cannot start a warden".to_owned();
+    let failed = || format!("cannot start a {command}");
     let (ours, theirs) = message::pair().doing(failed)?;
     let bytes = wire::encode(order).doing(failed)?;
     // It is there before the warden is: nobody waits.
     message::send(&ours, &bytes, files).doing(failed)?;
     ioctl_fionbio(&ours, true).doing(failed)?;
     let child = Command::new("/proc/self/exe")
-        .args(["warden", "--log", log])
+        .args([command, "--log", log])
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .spawn()
@@ -71,8 +73,12 @@ pub(super) fn start(
     Ok((ours, child))
 }
 
-/// Reads the order, in the warden.
-pub(super) fn receive() -> Result<(Order, OwnedFd, Vec<OwnedFd>)> {
+/// Reads the order, in the process that was started.
+///
+/// # Errors
+///
+/// Where the broker did not start it.
+pub fn receive<T: DeserializeOwned>() -> Result<(T, OwnedFd, Vec<OwnedFd>)> {
     let alone = || Error::usage("'wasmblk broker' starts this; it is not for people");
     let stdin = io::stdin();
     let socket = stdin.as_fd().try_clone_to_owned().map_err(|_| alone())?;

@@ -41,6 +41,8 @@ pub struct Allowed {
     pub quota: Quota,
     /// Whether the kernel's pages may come into his hands, as zero copy has it.
     pub trusted: bool,
+    /// Whether the broker may serve devices for him by processes of its own.
+    pub hosted: bool,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,8 @@ struct WrittenRule {
     memory_mib: u64,
     #[serde(default)]
     trusted: bool,
+    #[serde(default)]
+    hosted: bool,
 }
 
 #[derive(Deserialize)]
@@ -156,6 +160,7 @@ impl Policy {
                         memory_bytes: rule.memory_mib.saturating_mul(1 << 20),
                     },
                     trusted: rule.trusted,
+                    hosted: rule.hosted,
                 },
             })
         };
@@ -172,6 +177,7 @@ impl Policy {
             return Some(Allowed {
                 quota: Quota::UNLIMITED,
                 trusted: true,
+                hosted: true,
             });
         }
         let names = |rule: &&Rule| {
@@ -180,6 +186,14 @@ impl Policy {
                 || rule.groups.iter().any(|group| peer.groups.contains(group))
         };
         self.rules.iter().find(names).map(|rule| rule.allowed)
+    }
+}
+
+impl Policy {
+    /// Whether the broker may serve devices for anybody.
+    #[must_use]
+    pub fn hosts(&self) -> bool {
+        self.rules.iter().any(|rule| rule.allowed.hosted)
     }
 }
 

@@ -40,8 +40,9 @@ impl Quota {
         if used.memory_bytes.saturating_add(memory_bytes) > self.memory_bytes {
             let mib = |bytes: u64| bytes.div_ceil(1 << 20);
             return Err(format!(
-                "queues times depth times the longest transfer is {} MiB for this device; you have {} MiB of \
-                 the {} MiB that you may have: a smaller --depth, --queues or --transfer-kib needs less",
+                "this device counts for {} MiB (queues x depth x longest transfer, and with --hosted the guest's \
+                 --memory-mib); you have {} of the {} MiB that you may have: a smaller --depth, --transfer-kib or \
+                 --memory-mib needs less",
                 mib(memory_bytes),
                 mib(used.memory_bytes),
                 mib(self.memory_bytes)

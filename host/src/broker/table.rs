@@ -12,7 +12,6 @@ use tracing::{info, warn};
 use super::mark;
 use super::order::{self, Further, Order, Report};
 use super::policy::Peer;
-use super::quota::Use;
 use super::wire::{self, LIST_MAX, Record, State};
 use crate::error::Result;
 use crate::limits;
@@ -64,6 +63,7 @@ impl Table {
                     depth: info.queue_depth,
                     memory_bytes: tags * u64::from(info.max_io_buf_bytes),
                     mark: info.ublksrv_flags,
+                    run_dir: None,
                 },
                 warden: None,
                 child: None,
@@ -77,10 +77,13 @@ impl Table {
         })
     }
 
-    /// What a user has.
-    pub(super) fn used(&self, uid: u32) -> Use {
-        let his = self.places.iter().filter(|place| place.record.uid == uid);
-        his.map(|place| place.record.memory_bytes).collect()
+    /// What counts for a user: a number of bytes for each device.
+    pub(super) fn held(&self, uid: u32) -> impl Iterator<Item = u64> {
+        let his = move |place: &&Place| place.record.uid == uid;
+        self.places
+            .iter()
+            .filter(his)
+            .map(|place| place.record.memory_bytes)
     }
 
     /// What somebody may see, from a number on: his own, and root all.
@@ -98,7 +101,7 @@ impl Table {
 
     /// Starts a warden for a new device, or for one whose warden is gone.
     pub(super) fn guard(&mut self, order: &Order, files: &[BorrowedFd<'_>]) -> Result<()> {
-        let (warden, child) = order::start(order, files, &self.log)?;
+        let (warden, child) = order::start("warden", order, files, &self.log)?;
         let place = Place {
             record: order.record.clone(),
             warden: Some(warden),

@@ -18,7 +18,8 @@ use super::order::{self, Further, Order, Report};
 use super::table::has_disk;
 use super::watch::{Counts, Watch};
 use super::wire::{self, Reason, Reply, State};
-use crate::error::Result;
+use crate::confine;
+use crate::error::{Context, Result};
 use crate::limits;
 use crate::message;
 use crate::sys::kill_as_root;
@@ -30,7 +31,9 @@ use crate::ublk::{Control, Device, Spec};
 ///
 /// Where nobody did.
 pub fn guard() -> Result<()> {
-    let (order, report, files) = order::receive()?;
+    let (order, report, files) = order::receive::<Order>()?;
+    // What the broker has for others.
+    confine::for_broker(false).doing(|| "cannot give up privileges".into())?;
     let _ = set_name(c"wasmblk-warden");
     let mut files = files.into_iter();
     let ends: Vec<OwnedFd> = order

@@ -8,11 +8,14 @@
 //! [`Reply::Capability`] comes the capability, a connected socket: on it, the first message for a new device is
 //! [`Reply::Added`] with the open `/dev/ublkcN`, or why there is none; then each [`Command`] has one [`Reply`].
 
+use std::path::PathBuf;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::block::{Claims, Geometry};
+use crate::config::DeviceConfig;
 use crate::limits;
 use crate::ublk::DataPath;
 use crate::ublk::abi::DevInfo;
@@ -36,6 +39,12 @@ pub enum Request {
         /// From this number on.
         #[serde(default)]
         from: u32,
+    },
+    /// A device that the broker's own processes serve: the guest's file comes along, then its stores, open. Who asks is
+    /// answered when the device can be used.
+    Serve {
+        /// What the device is to be.
+        config: Box<DeviceConfig>,
     },
     /// A warden, whose broker has ended, puts itself under this one.
     Warden(Record),
@@ -118,6 +127,11 @@ pub enum Reply {
         /// The kernel's words.
         info: DevInfo,
     },
+    /// A device that the broker serves can be used.
+    Served {
+        /// Its number.
+        id: u32,
+    },
     /// Processors, as numbers.
     Processors {
         /// Each.
@@ -181,10 +195,13 @@ pub struct Record {
     pub queues: u16,
     /// Requests in flight on each.
     pub depth: u16,
-    /// What it counts for: queues x depth x longest transfer.
+    /// What it counts for: queues x depth x longest transfer, and the guest's memory where the broker serves it.
     pub memory_bytes: u64,
     /// What the kernel keeps with it: the next device of its number has another.
     pub mark: u64,
+    /// The folder of its control socket, where the broker serves it.
+    #[serde(default)]
+    pub run_dir: Option<PathBuf>,
 }
 
 /// What a device is doing.

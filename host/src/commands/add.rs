@@ -1,5 +1,7 @@
 //! `wasmblk add`: check, compile, and hand over to the device's own process.
 
+use std::fs::File;
+
 use rustix::process::geteuid;
 
 use super::load::{Loaded, load};
@@ -7,12 +9,17 @@ use super::{print, print_json};
 use crate::broker;
 use crate::cli::{Add, Cli, Format};
 use crate::config::{DeviceConfig, Wanted};
-use crate::error::Result;
-use crate::guest::{Granted, Guest};
+use crate::error::{Context, Result};
+use crate::guest::{Granted, Guest, Source};
 use crate::plane::{self, Ready, RunDir};
+use crate::store::Stores;
+use crate::ublk::block_path;
 
 pub(super) fn run(add: &Add, cli: &Cli, run_dir: &RunDir) -> Result<()> {
     let wanted = Wanted::new(&add.guest)?;
+    if add.hosted {
+        return host(add, cli, wanted, run_dir);
+    }
     let Loaded {
         source,
         engine,
@@ -27,7 +34,7 @@ pub(super) fn run(add: &Add, cli: &Cli, run_dir: &RunDir) -> Result<()> {
         config.broker = Some(cli.broker_socket.clone());
     }
     if add.foreground {
-        return plane::mind(config, &artefact, |ready, _| {
+        return plane::mind(config, &artefact, &[], |ready, _| {
             announce(ready, add.format).map(|()| None)
         });
     }
@@ -35,6 +42,19 @@ pub(super) fn run(add: &Add, cli: &Cli, run_dir: &RunDir) -> Result<()> {
     let name = config.guest.display().to_string();
     Guest::load(&engine, &artefact, &name, config.limits, Granted::default())?;
     announce(&plane::start(&config, &artefact)?, add.format)
+}
+
+/// Has the broker serve it: this user opens what he may open, and looks at nothing.
+fn host(add: &Add, cli: &Cli, wanted: Wanted, run_dir: &RunDir) -> Result<()> {
+    let source = Source::read(&add.guest.file)?;
+    wanted.policy.check(&source)?;
+    let run_dir = run_dir.path().to_owned();
+    let config = DeviceConfig::new(add, wanted, &source, run_dir, &cli.log)?;
+    let stores = Stores::open(&config.stores)?.into_files();
+    let guest = File::open(&add.guest.file).doing(|| "cannot open the guest".into())?;
+    let id = broker::host(&cli.broker_socket, &config, &guest, &stores)?;
+    let device = block_path(id);
+    announce(&Ready { id, device }, add.format)
 }
 
 fn announce(ready: &Ready, format: Format) -> Result<()> {

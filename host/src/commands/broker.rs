@@ -6,13 +6,15 @@ use tracing::warn;
 
 use super::print;
 use crate::broker::{self, Policy};
-use crate::cli::Broker;
+use crate::cli::{Broker, Cli};
 use crate::error::{Error, Result};
+use crate::plane::RunDir;
 
 /// Where the policy is unless it is said.
 const POLICY: &str = "/etc/wasmblk/broker.toml";
 
-pub(super) fn run(it: &Broker, socket: &Path, log: &str) -> Result<()> {
+pub(super) fn run(it: &Broker, cli: &Cli, run_dir: &RunDir) -> Result<()> {
+    let socket = &cli.broker_socket;
     if !rustix::process::geteuid().is_root() {
         return Err(Error::failed(
             "the broker needs root, which it mostly gives up; try 'sudo wasmblk broker'",
@@ -27,5 +29,5 @@ pub(super) fn run(it: &Broker, socket: &Path, log: &str) -> Result<()> {
         }
     };
     let ready = || print(format!("{}\n", socket.display()));
-    broker::serve(socket, policy, log, ready)
+    broker::serve(socket, policy, (run_dir.path(), &cli.log), ready)
 }

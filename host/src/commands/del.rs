@@ -1,6 +1,8 @@
 //! `wasmblk del`: stop, wait for the device's process to flush and end, delete.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 
 use tracing::warn;
 
@@ -10,19 +12,24 @@ use crate::error::{Context, Error, Result};
 use crate::plane::{End, RunDir, Stopped, stop as stop_by_socket};
 use crate::ublk::{self, Control, abi::state, block_path, holders};
 
-pub(super) fn run(del: &Del, run_dir: &RunDir) -> Result<()> {
+pub(super) fn run(del: &Del, run_dir: &RunDir, broker: &Path) -> Result<()> {
+    let brokered = devices::brokered(broker);
     let ids = if del.all {
         let ids = run_dir.ids();
-        ids.into_iter().filter(|&id| known(run_dir, id)).collect()
+        let ids = ids.into_iter().filter(|&id| known(run_dir, id));
+        let hosted = brokered.iter().filter(|record| record.run_dir.is_some());
+        let ids: BTreeSet<u32> = ids.chain(hosted.filter_map(|record| record.id)).collect();
+        ids.into_iter().collect()
     } else {
         del.devices
             .iter()
-            .map(|word| devices::resolve(run_dir, word))
+            .map(|word| devices::resolve(run_dir, &brokered, word))
             .collect::<Result<Vec<u32>>>()?
     };
     let mut control = None;
     let mut result = Ok(());
     for id in ids {
+        let run_dir = &devices::run_dir_of(run_dir, &brokered, id);
         if !rustix::process::geteuid().is_root() {
             // It has a broker, or cannot be deleted by this user at all.
             if let Err(error) = delete_brokered(run_dir, id, del.force) {

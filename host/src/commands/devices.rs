@@ -53,8 +53,15 @@ pub(super) fn brokered(socket: &Path) -> Vec<Record> {
     })
 }
 
+/// Where the control socket of a device is: with the user's others, or with the broker's, where that serves it.
+pub(super) fn run_dir_of(run_dir: &RunDir, brokered: &[Record], id: u32) -> RunDir {
+    let record = brokered.iter().find(|record| record.id == Some(id));
+    let hosted = record.and_then(|record| record.run_dir.clone());
+    hosted.map_or_else(|| run_dir.clone(), RunDir::new)
+}
+
 /// The number for a number or a name.
-pub(super) fn resolve(run_dir: &RunDir, word: &str) -> Result<u32> {
+pub(super) fn resolve(run_dir: &RunDir, brokered: &[Record], word: &str) -> Result<u32> {
     let digits = word.strip_prefix("/dev/ublkb").unwrap_or(word);
     if let Ok(id) = digits.parse() {
         return Ok(id);
@@ -63,8 +70,8 @@ pub(super) fn resolve(run_dir: &RunDir, word: &str) -> Result<u32> {
         Ok(Found::Served(status)) if status.name.as_deref() == Some(word) => Some(status.id),
         _ => None,
     };
-    all(run_dir)
-        .iter()
-        .find_map(named)
+    let known = |record: &Record| record.id.filter(|_| record.name.as_deref() == Some(word));
+    (all(run_dir).iter().find_map(named))
+        .or_else(|| brokered.iter().find_map(known))
         .ok_or_else(|| Error::usage(format!("no device is named '{word}'; see 'wasmblk list'")))
 }

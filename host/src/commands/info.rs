@@ -14,11 +14,12 @@ use crate::plane::RunDir;
 use crate::ublk;
 
 pub(super) fn run(info: &Info, run_dir: &RunDir, broker: &Path) -> Result<()> {
-    let id = devices::resolve(run_dir, &info.device)?;
-    if let Found::Served(status) = devices::find(run_dir, id)? {
+    let brokered = devices::brokered(broker);
+    let id = devices::resolve(run_dir, &brokered, &info.device)?;
+    let run_dir = devices::run_dir_of(run_dir, &brokered, id);
+    if let Found::Served(status) = devices::find(&run_dir, id)? {
         return show(info, &*status);
     }
-    let brokered = devices::brokered(broker);
     if let Some(record) = brokered.iter().find(|record| record.id == Some(id)) {
         return show(info, record);
     }

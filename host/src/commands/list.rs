@@ -36,8 +36,16 @@ pub(super) fn run(format: Format, run_dir: &RunDir, broker: &Path) -> Result<()>
     }
     // Those of others, as far as the broker shows them.
     for record in devices::brokered(broker) {
-        if rows.iter().all(|row| Some(row.id) != record.id) {
-            rows.extend(row_of(record));
+        if rows.iter().any(|row| Some(row.id) == record.id) {
+            continue;
+        }
+        let folder = record.run_dir.clone().map(RunDir::new);
+        match (folder, record.id) {
+            (Some(folder), Some(id)) => match devices::find(&folder, id) {
+                Ok(found @ Found::Served(_)) => rows.push(row(found)),
+                _ => rows.extend(row_of(record)),
+            },
+            _ => rows.extend(row_of(record)),
         }
     }
     rows.sort_by_key(|row| row.id);

@@ -5,6 +5,7 @@ mod broker;
 mod del;
 mod devices;
 mod doctor;
+mod host;
 mod info;
 mod inspect;
 mod list;
@@ -38,15 +39,17 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Inspect(command) => inspect::run(command),
         Command::List(format) => list::run(*format, &run_dir()?, &cli.broker_socket),
         Command::Info(info) => info::run(info, &run_dir()?, &cli.broker_socket),
-        Command::Del(del) => del::run(del, &run_dir()?),
+        Command::Del(del) => del::run(del, &run_dir()?, &cli.broker_socket),
         Command::Doctor(format) => doctor::run(*format, cli.run_dir.as_deref(), cache),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "wasmblk", &mut script);
             print(&script)
         }
-        Command::Broker(it) => broker::run(it, &cli.broker_socket, &cli.log),
+        Command::Broker(it) => broker::run(it, cli, &run_dir()?),
         Command::Warden => guard(),
+        Command::Host => host::host(),
+        Command::Compile => host::compile(),
         Command::Mind => plane::mind(),
         Command::Plane => return plane::serve(),
     }

@@ -16,7 +16,8 @@ use tracing::{debug, warn};
 
 use crate::error::Error;
 use crate::sys::{
-    deny_write_execute, drop_capabilities, keep_brokers_capabilities, keep_minders_capabilities,
+    deny_write_execute, drop_capabilities, keep_brokers_capabilities, keep_hosts_capabilities,
+    keep_minders_capabilities,
 };
 
 /// One of the things that are given up.
@@ -91,14 +92,30 @@ pub fn for_brokered_minder() {
     ]);
 }
 
-/// Gives up what a broker does not need, once it listens; its wardens have no more than it has.
+/// Gives up what a broker does not need, once it listens; its wardens, and the data planes of users that it `hosts`,
+/// have no more than it has.
 ///
 /// # Errors
 ///
 /// The system's: a broker that has more than it should does not serve.
-pub fn for_broker() -> io::Result<()> {
-    keep_brokers_capabilities()?;
+pub fn for_broker(hosts: bool) -> io::Result<()> {
+    keep_brokers_capabilities(hosts)?;
     no_new_privs()
+}
+
+/// Gives up what the minder of a device that the broker serves for a user does not need: it gives him the control
+/// socket.
+pub fn for_host() {
+    let _ = held(vec![
+        (Layer::Capabilities, keep_hosts_capabilities()),
+        (Layer::NoNewPrivs, no_new_privs()),
+    ]);
+}
+
+/// Gives up what a compiler of somebody else's guest does not need: all but memory, threads and what is open.
+#[must_use]
+pub fn for_compiler() -> Vec<Layer> {
+    held(everything())
 }
 
 /// Gives up what a server of NBD does not need once it listens: it may remove what lies in `folders`, and end

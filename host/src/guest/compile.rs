@@ -65,10 +65,7 @@ pub fn compile(engine: &Engine, source: &Source, cache: Option<&Cache>) -> Resul
         return Ok(Artefact::vouch(artefact));
     }
     debug!(bytes = source.bytes.len(), "compiling");
-    let code = without_privilege(|| engine.precompile_component(&source.bytes)).map_err(|why| {
-        let shown = source.path.display();
-        Error::usage(format!("{shown} is not a valid component")).because(why)
-    })?;
+    let code = without_privilege(|| compile_here(engine, source))?;
     if let Some(path) = &path {
         match keep(path, &code) {
             Ok(artefact) => return Ok(Artefact::vouch(artefact)),
@@ -78,6 +75,22 @@ pub fn compile(engine: &Engine, source: &Source, cache: Option<&Cache>) -> Resul
     in_memory(&code)
         .map(Artefact::vouch)
         .doing(|| "no memory for the compiled guest".into())
+}
+
+/// Compiles in this process, which has given up all else.
+///
+/// # Errors
+///
+/// Where the component is not valid.
+pub fn compile_here(engine: &Engine, source: &Source) -> Result<Vec<u8>> {
+    engine
+        .precompile_component(&source.bytes)
+        .map_err(|why| invalid(source, why))
+}
+
+fn invalid(source: &Source, why: wasmtime::Error) -> Error {
+    let shown = source.path.display();
+    Error::usage(format!("{shown} is not a valid component")).because(why)
 }
 
 /// Does something in a thread without capabilities: the compiler needs none, and the threads that it leaves

@@ -33,7 +33,7 @@ mod wasi;
 pub use breach::Breach;
 pub use calls::Calls;
 pub use clock::Clock;
-pub use compile::{Cache, compile};
+pub use compile::{Cache, compile, compile_here};
 pub use contract::{Contract, Need};
 pub use engine::new_engine;
 pub use fault::Health;

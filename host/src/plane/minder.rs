@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::chown;
 use std::os::unix::net::UnixListener;
 use std::process::Child;
 use std::sync::Arc;
@@ -39,11 +40,13 @@ use crate::wake::Wake;
 pub fn mind(
     config: DeviceConfig,
     artefact: &Artefact,
+    stores: &[File],
     announce: impl FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>,
 ) -> Result<()> {
     let mut wake = Wake::new()?;
-    let (socket, child) = launch::spawn("plane", &config, artefact)?;
+    let (socket, child) = launch::spawn("plane", &config, artefact, stores)?;
     match &config.broker {
+        Some(_) if config.owner.is_some() => confine::for_host(),
         Some(_) => confine::for_brokered_minder(),
         None if config.confine => confine::for_minder(),
         None => {}
@@ -173,7 +176,15 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
         self.run_dir.check_name(self.config.name.as_deref())?;
         let spec = self.config.spec(hidden, align_bytes);
         let (mut device, info, file) = Keeper::add(&self.config, &spec, geometry)?;
-        match socket::bind(&self.run_dir.socket(device.id())) {
+        let path = self.run_dir.socket(device.id());
+        let bound = socket::bind(&path).and_then(|listener| {
+            if let Some((uid, gid)) = self.config.owner {
+                let failed = || "cannot give the control socket to its user".into();
+                chown(&path, Some(uid), Some(gid)).doing(failed)?;
+            }
+            Ok(listener)
+        });
+        match bound {
             Ok(listener) => Ok((device, info, file, listener)),
             Err(error) => {
                 drop(file);

@@ -15,7 +15,7 @@ use tracing::{debug, error, info};
 use wasmtime::Engine;
 
 use super::errand::Minder;
-use super::launch::Parent;
+use super::launch::Handed;
 use super::log::{LogFiles, log_to};
 use super::run_dir::RunDir;
 use super::socket;
@@ -43,26 +43,37 @@ const JOIN_STEP: Duration = Duration::from_millis(5);
 ///
 /// Why there is no device, why it ended before its time, what was lost at its end, or what of it could
 /// not be removed.
-pub fn run(config: DeviceConfig, artefact: &Artefact, parent: Parent) -> Result<()> {
+pub fn run(handed: Handed) -> Result<()> {
+    let Handed {
+        config,
+        artefact,
+        stores,
+        parent,
+    } = handed;
     if config.broker.is_some() {
         // The broker ends who does not answer, and means this process too.
         let with_parent = set_parent_process_death_signal(Some(Signal::KILL));
         with_parent.doing(|| "cannot end with its minder".into())?;
     }
     let minder = Arc::new(Minder::new(parent));
-    let result = serve(config, artefact, &minder);
+    let result = serve(config, &artefact, stores, &minder);
     minder.tell_end(&result);
     result
 }
 
-fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Arc<Minder>) -> Result<()> {
+fn serve(
+    config: DeviceConfig,
+    artefact: &Artefact,
+    stores: Vec<File>,
+    minder: &Arc<Minder>,
+) -> Result<()> {
     let mut wake = Wake::new()?;
-    let (engine, guest) = load(&config, artefact)?;
+    let (engine, guest) = load(&config, artefact, stores)?;
     // Threads that are started from here on are marked too, and confined.
     if let Err(error) = set_io_flusher() {
         debug!(%error, "cannot be marked as an I/O flusher: keep swap off this device");
     }
-    let uid = geteuid().as_raw();
+    let uid = (config.owner).map_or_else(|| geteuid().as_raw(), |(uid, _)| uid);
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.doing(|| "cannot open /dev/null".into())?;
     let confinement = if config.confine {
@@ -106,9 +117,15 @@ fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Arc<Minder>) -> Res
 }
 
 /// Opens the stores and loads the compiled guest; none of its code runs yet.
-fn load(config: &DeviceConfig, artefact: &Artefact) -> Result<(Engine, Guest)> {
+fn load(config: &DeviceConfig, artefact: &Artefact, stores: Vec<File>) -> Result<(Engine, Guest)> {
+    let stores = if config.owner.is_some() {
+        // His rights have opened them.
+        Stores::of(&config.stores, stores)?
+    } else {
+        Stores::open(&config.stores)?
+    };
     let granted = Granted {
-        stores: Arc::new(Stores::open(&config.stores)?),
+        stores: Arc::new(stores),
         allowed: config.allowed.clone(),
     };
     let engine = new_engine()?;

@@ -26,8 +26,9 @@ pub use memory::AlignedBytes;
 pub use peer::{has_ended, kill_as_root, peer_groups, peer_pidfd};
 pub use place::Place;
 pub use process::{
-    drop_capabilities, first_inherited_fd, keep_brokers_capabilities, keep_minders_capabilities,
-    process_cpu_time, set_io_flusher, spawn_unprivileged, thread_cpu_time,
+    drop_capabilities, first_inherited_fd, keep_brokers_capabilities, keep_hosts_capabilities,
+    keep_minders_capabilities, process_cpu_time, set_io_flusher, spawn_unprivileged,
+    thread_cpu_time,
 };
 pub use queue::{Event, QueueRing};
 pub use ring::ControlRing;
