@@ -60,6 +60,10 @@ fn a_user_has_a_device_and_another_has_not() {
         }
         let text = must(&["list"]);
         assert!(text.contains("mine") && text.contains("1000"), "{text}");
+        let text = must(&["info", "mine"]);
+        for word in ["guest ", "digest ", "limits.memory_bytes", "size=16M"] {
+            assert!(text.contains(word), "root sees no {word}: {text}");
+        }
         let info = alice.must(&["info", "mine", "--json"]);
         assert!(info.contains("\"data_path\": \"copy\""), "{info}");
         let _ = alice.must(&["del", "mine"]);

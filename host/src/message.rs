@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::retry_on_intr;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, UCred, recvmsg, sendmsg, socketpair,
 };
 
 use crate::limits;
@@ -55,22 +55,34 @@ pub fn send(socket: impl AsFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Re
 ///
 /// `UnexpectedEof` where the other process has gone; `WouldBlock` where nothing is there.
 pub fn receive(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    receive_from(socket).map(|(bytes, files, _)| (bytes, files))
+}
+
+/// The same, with who has sent it, where the socket is asked to tell (`SO_PASSCRED`).
+///
+/// # Errors
+///
+/// As [`receive`].
+pub fn receive_from(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>, Option<UCred>)> {
     let mut bytes = vec![0; MESSAGE_BYTES_MAX];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
+    let mut space =
+        [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX), ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = retry_on_intr(|| {
         let mut slices = [IoSliceMut::new(&mut bytes)];
         recvmsg(&socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)
     })?;
-    let mut files = Vec::new();
+    let (mut files, mut sender) = (Vec::new(), None);
     for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(more) = message {
-            files.extend(more);
+        match message {
+            RecvAncillaryMessage::ScmRights(more) => files.extend(more),
+            RecvAncillaryMessage::ScmCredentials(known) => sender = Some(known),
+            _ => {}
         }
     }
     bytes.truncate(received.bytes);
     if bytes.is_empty() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok((bytes, files))
+    Ok((bytes, files, sender))
 }

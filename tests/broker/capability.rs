@@ -13,9 +13,9 @@ use tests::disk::{processes, wait_until};
 use tests::uml::Machine;
 use tests::user::{Broker, SOCKET, User, wait_gone};
 use wasmblk::broker::wire::{Command, Reply, State};
-use wasmblk::broker::{self, Capability};
+use wasmblk::broker::{self, Capability, device};
 
-use super::server::{Server, is_part};
+use super::server::{Process, Server, is_part, wanted};
 use super::{ALICE, BOB, POLICY, node, nothing_left_but};
 
 fn exists(id: u32) -> bool {
@@ -139,6 +139,55 @@ fn a_server_that_does_not_answer_is_ended() {
         let kill = Some(Signal::KILL.as_raw());
         assert_eq!(server.process.wait_for_signal(), kill);
         wait_gone(id);
+        nothing_left_but(broker);
+    });
+}
+
+#[test]
+fn who_starts_a_device_answers_for_it() {
+    in_bed(&Machine::default(), || {
+        if is_part() {
+            return;
+        }
+        let broker = Broker::start(&format!("answer_seconds = 2\n{POLICY}"));
+        // This process asks for the device, and one of a user's serves it.
+        let (capability, info, file) = device(Path::new(SOCKET), &wanted()).expect("root may");
+        let mut heir = Process::start(&User::new(ALICE), "heir");
+        let bytes = serde_json::to_vec(&info).expect("numbers");
+        heir.tell(&bytes, &[capability.as_fd(), file.as_fd()]);
+        heir.hear();
+        drop(file);
+        let disk = File::open(node(info.dev_id)).expect("root may");
+        disk.read_exact_at(&mut [0; 4096], 0)
+            .expect_err("nobody has answered");
+        drop(disk);
+        assert_eq!(heir.wait_for_signal(), Some(Signal::KILL.as_raw()));
+        drop(capability);
+        wait_gone(info.dev_id);
+        nothing_left_but(broker);
+    });
+}
+
+#[test]
+fn a_container_needs_the_socket_alone() {
+    in_bed(&Machine::default(), || {
+        if is_part() {
+            return;
+        }
+        let broker = Broker::start(POLICY);
+        let alice = User::new(ALICE);
+        let mut container = Process::start_in_container(&alice, "cycles");
+        for _ in 0..4 {
+            assert_eq!(container.hear().0, b"one more");
+        }
+        container.kill();
+        let mut server = Process::start_in_container(&alice, "answers");
+        let _files = server.hear();
+        let known = broker::list(Path::new(SOCKET)).expect("it answers");
+        assert_eq!(known.len(), 1);
+        assert_eq!((known[0].uid, known[0].state), (ALICE, State::Live));
+        server.kill();
+        drop(_files);
         nothing_left_but(broker);
     });
 }

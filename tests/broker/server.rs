@@ -1,13 +1,13 @@
 //! A client of the broker's that serves its device itself: a process of a user's, in the same test.
 
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{self, Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use wasmblk::ublk::abi::DevInfo;
 use wasmblk::ublk::{DataPath, fetch, serve_queues};
 
 const PART: &str = "WASMBLK_PART";
+const CONTAINER: &str = "WASMBLK_CONTAINER";
 
 const DEPTH: u16 = 8;
 
@@ -31,6 +32,7 @@ pub(super) fn wanted() -> Wanted {
     Wanted {
         id: None,
         name: None,
+        run_dir: None,
         queues: 1,
         depth: DEPTH,
         align_bytes: 1,
@@ -83,13 +85,54 @@ impl Server {
 impl Process {
     /// Starts one.
     pub(super) fn start(user: &User, part: &str) -> Process {
+        Process::begin(user.again(PART, part))
+    }
+
+    /// Starts one in namespaces of its own, without a device node, a network or a capability outside of them.
+    pub(super) fn start_in_container(user: &User, part: &str) -> Process {
+        let inside = user.again(PART, part);
+        let mut command = process::Command::new("chroot");
+        // The bed itself is a chroot, in which nobody gets a namespace of users: so this one is made the root first.
+        let script = "exec unshare -m sh -c 'cd /machine && mount --move . / && exec chroot . \"$0\" \"$@\"' \"$@\"";
+        command.args(["/proc/1/root", "/bin/sh", "-c", script, "container"]);
+        let uid = user.uid.to_string();
+        command.args([
+            "/usr/bin/setpriv",
+            "--reuid",
+            &uid,
+            "--regid",
+            &uid,
+            "--clear-groups",
+        ]);
+        command.args([
+            "/usr/bin/unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--net",
+        ]);
+        // It ends with the one that began it.
+        command.args(["--mount-proc", "--kill-child", "sh", "-c"]);
+        command.arg("mount -t tmpfs none /dev && mount -t tmpfs none /sys && exec \"$0\" \"$@\"");
+        command.arg(inside.get_program()).args(inside.get_args());
+        command.env(PART, part).env(CONTAINER, "");
+        Process::begin(command)
+    }
+
+    fn begin(mut command: process::Command) -> Process {
         let (socket, theirs) = message::pair().expect("sockets");
-        let mut command = user.again(PART, part);
         let command = command.stdin(Stdio::from(theirs)).stdout(Stdio::null());
         Process {
             child: command.spawn().expect("it starts"),
             socket,
         }
+    }
+
+    /// Tells it something.
+    pub(super) fn tell(&self, bytes: &[u8], files: &[BorrowedFd<'_>]) {
+        message::send(&self.socket, bytes, files).expect("it hears");
     }
 
     /// What it says next, and what comes along.
@@ -99,7 +142,7 @@ impl Process {
 
     /// It closes its own copy of the capability.
     pub(super) fn close_capability(&self) {
-        message::send(&self.socket, b"close", &[]).expect("it hears");
+        self.tell(b"close", &[]);
         self.hear();
     }
 
@@ -119,13 +162,36 @@ pub(super) fn is_part() -> bool {
     let Ok(part) = env::var(PART) else {
         return false;
     };
-    if part == "cycles" {
-        cycles();
-        return true;
+    if env::var_os(CONTAINER).is_some() {
+        let nodes = fs::read_dir("/dev").expect("a folder").count();
+        assert_eq!(nodes, 0, "a container has no device nodes");
     }
+    match part.as_str() {
+        "cycles" => cycles(),
+        "heir" => inherit(),
+        _ => own(part == "answers"),
+    }
+    true
+}
+
+/// Serves, without an answer, a device that somebody else has asked for.
+fn inherit() {
+    let (bytes, files) = message::receive(io::stdin()).expect("a capability");
+    let info: DevInfo = serde_json::from_slice(&bytes).expect("what the kernel said");
+    let mut files = files.into_iter();
+    let mut next = || files.next().expect("both come along");
+    let (capability, file) = (Capability::from_fd(next()), File::from(next()));
+    thread::spawn(move || serve(&file, &info, false));
+    capability.demand(&Command::Start).expect("it starts");
+    message::send(io::stdin(), b"started", &[]).expect("the test is there");
+    // Until it is ended.
+    let _ = message::receive(io::stdin());
+}
+
+/// Serves a device of its own.
+fn own(answers: bool) {
     let (capability, info, file) = broker::device(Path::new(SOCKET), &wanted()).expect("it may");
     let copy = file.try_clone().expect("a copy");
-    let answers = part == "answers";
     thread::spawn(move || serve(&file, &info, answers));
     capability.demand(&Command::Start).expect("it starts");
     let (stdin, id) = (io::stdin(), info.dev_id.to_string());
@@ -139,7 +205,6 @@ pub(super) fn is_part() -> bool {
         message::send(&stdin, b"closed", &[]).expect("the test is there");
     }
     drop(capability);
-    true
 }
 
 /// Makes and deletes devices for ever, and says of each that it was there.

@@ -20,6 +20,7 @@ mod order;
 mod policy;
 mod quota;
 mod requests;
+mod server;
 mod table;
 mod warden;
 mod watch;

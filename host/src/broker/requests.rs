@@ -99,7 +99,11 @@ impl Desk {
             depth: wanted.depth,
             memory_bytes,
             mark: 0,
-            run_dir: hosted.map(|_| self.run_dir.clone()),
+            hosted: hosted.is_some(),
+            run_dir: match hosted {
+                Some(_) => Some(self.run_dir.clone()),
+                None => wanted.run_dir.clone(),
+            },
         };
         self.guard(visitor, record, Some(wanted))
     }

@@ -64,6 +64,7 @@ impl Table {
                     memory_bytes: tags * u64::from(info.max_io_buf_bytes),
                     mark: info.ublksrv_flags,
                     run_dir: None,
+                    hosted: false,
                 },
                 warden: None,
                 child: None,

@@ -9,20 +9,21 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::ioctl_fionbio;
+use rustix::net::sockopt::set_socket_passcred;
 use rustix::thread::set_name;
 use tracing::{debug, error, info, warn};
 
 use super::client;
 use super::mark;
 use super::order::{self, Further, Order, Report};
+use super::server::Server;
 use super::table::has_disk;
 use super::watch::{Counts, Watch};
-use super::wire::{self, Reason, Reply, State};
+use super::wire::{self, Command, Reason, Reply, State};
 use crate::confine;
 use crate::error::{Context, Result};
 use crate::limits;
 use crate::message;
-use crate::sys::kill_as_root;
 use crate::ublk::{Control, Device, Spec};
 
 /// Guards one device, as the broker that started this process orders.
@@ -42,11 +43,12 @@ pub fn guard() -> Result<()> {
         .into_iter()
         .flatten()
         .collect();
+    let server = (files.next()).map(|pidfd| Server::new(order.record.pid, pidfd));
     let mut warden = Warden {
         watch: Watch::new(order.answer_timeout),
         order,
         report: Some(report),
-        client: files.next(),
+        server,
         ends: Vec::new(),
         stopped: false,
         detached: false,
@@ -71,8 +73,8 @@ pub(super) struct Warden {
     pub(super) order: Order,
     /// The broker; none while there is none.
     report: Option<OwnedFd>,
-    /// The process that asked for the device.
-    client: Option<OwnedFd>,
+    /// Who answers for the device.
+    server: Option<Server>,
     /// The capability's other ends.
     pub(super) ends: Vec<OwnedFd>,
     watch: Watch,
@@ -85,7 +87,8 @@ impl Warden {
     /// A further capability.
     pub(super) fn join(&mut self, end: OwnedFd) {
         // Who does not read his replies does not keep the others from theirs.
-        if ioctl_fionbio(&end, true).is_ok() && self.ends.len() < limits::CAPABILITIES_MAX {
+        let ready = ioctl_fionbio(&end, true).is_ok() && set_socket_passcred(&end, true).is_ok();
+        if ready && self.ends.len() < limits::CAPABILITIES_MAX {
             self.ends.push(end);
         }
     }
@@ -187,12 +190,19 @@ impl Warden {
     /// Does one command. Says whether whoever sent it is still there.
     fn obey(&mut self, device: &mut Device, at: usize) -> bool {
         let end = &self.ends[at];
-        let bytes = match message::receive(end) {
-            Ok((bytes, _)) => bytes,
+        let (bytes, sender) = match message::receive_from(end) {
+            Ok((bytes, _, sender)) => (bytes, sender),
             Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
         };
         let (reply, file) = match wire::decode(&bytes) {
-            Ok(command) => self.run(device, command),
+            Ok(command) => {
+                if command == Command::Start
+                    && let Some(Ok(server)) = sender.map(Server::of)
+                {
+                    self.server = Some(server);
+                }
+                self.run(device, command)
+            }
             Err(why) => (Reply::refused(Reason::Wrong, why.to_string()), None),
         };
         send(&self.ends[at], &reply, file.as_ref().map(AsFd::as_fd)).is_ok()
@@ -231,17 +241,16 @@ impl Warden {
                 id,
                 uid, pid, "no request was answered for {seconds} s: it is ended"
             );
-            self.kill_client();
+            self.kill_server();
             return false;
         }
         true
     }
 
-    /// Ends the process that asked for the device, whose data plane ends with it.
-    fn kill_client(&self) {
-        let Some(client) = &self.client else { return };
-        if let Err(why) = kill_as_root(self.order.record.pid, client.as_fd()) {
-            debug!(%why, pid = self.order.record.pid, "the client cannot be ended");
+    /// Ends who answers for the device, and with him what he began to serve it.
+    fn kill_server(&self) {
+        if let Some(server) = &self.server {
+            server.kill();
         }
     }
 
@@ -253,7 +262,7 @@ impl Warden {
         }
         while let Err(why) = device.stop() {
             error!(%why, id, "a device does not stop: its server holds requests");
-            self.kill_client();
+            self.kill_server();
             if why.kind() != io::ErrorKind::TimedOut {
                 break;
             }
@@ -266,7 +275,7 @@ impl Warden {
         while is_there(device) {
             if !told && since.elapsed() > self.order.answer_timeout {
                 warn!(id, "deleted, and still open somewhere");
-                self.kill_client();
+                self.kill_server();
                 told = true;
             }
             thread::sleep(limits::BROKER_LOOK_TIME);

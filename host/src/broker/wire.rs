@@ -59,6 +59,9 @@ pub struct Wanted {
     /// A name to show in lists.
     #[serde(default)]
     pub name: Option<String>,
+    /// The folder where `N.sock` is the control socket of the device N, for who may ask what is served.
+    #[serde(default)]
+    pub run_dir: Option<PathBuf>,
     /// Hardware queues.
     pub queues: u16,
     /// Requests in flight on each.
@@ -199,9 +202,12 @@ pub struct Record {
     pub memory_bytes: u64,
     /// What the kernel keeps with it: the next device of its number has another.
     pub mark: u64,
-    /// The folder of its control socket, where the broker serves it.
+    /// The folder of its control socket; where the broker does not serve it, as its client says.
     #[serde(default)]
     pub run_dir: Option<PathBuf>,
+    /// Whether the broker serves it.
+    #[serde(default)]
+    pub hosted: bool,
 }
 
 /// What a device is doing.
@@ -284,6 +290,13 @@ impl Wanted {
         }
         if self.id.is_some_and(|id| id > limits::ID_MAX) {
             return Err(format!("id must be at most {}", limits::ID_MAX));
+        }
+        let folder = self
+            .run_dir
+            .as_ref()
+            .map(|path| path.as_os_str().as_encoded_bytes());
+        if folder.is_some_and(|path| path.len() > 256 || path.iter().any(u8::is_ascii_control)) {
+            return Err("run_dir must be at most 256 printable characters".into());
         }
         let printable = |name: &String| {
             name.len() <= limits::NAME_BYTES_MAX && name.chars().all(|c| c.is_ascii_graphic())

@@ -17,7 +17,7 @@ pub(super) fn run(del: &Del, run_dir: &RunDir, broker: &Path) -> Result<()> {
     let ids = if del.all {
         let ids = run_dir.ids();
         let ids = ids.into_iter().filter(|&id| known(run_dir, id));
-        let hosted = brokered.iter().filter(|record| record.run_dir.is_some());
+        let hosted = brokered.iter().filter(|record| record.hosted);
         let ids: BTreeSet<u32> = ids.chain(hosted.filter_map(|record| record.id)).collect();
         ids.into_iter().collect()
     } else {

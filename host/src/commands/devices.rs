@@ -7,7 +7,7 @@ use tracing::debug;
 
 use crate::broker::{self, wire::Record};
 use crate::error::{Error, Result};
-use crate::plane::{RunDir, Status, ask};
+use crate::plane::{RunDir, Status, ask, ask_owned};
 use crate::ublk;
 
 /// What became of a device whose socket is there.
@@ -53,10 +53,20 @@ pub(super) fn brokered(socket: &Path) -> Vec<Record> {
     })
 }
 
+/// What a device of a broker says of itself, where it says anything. Who is asked is a process of the user's, or the
+/// broker's.
+pub(super) fn status_of(record: &Record) -> Option<Box<Status>> {
+    let socket = RunDir::new(record.run_dir.clone()?).socket(record.id?);
+    let owner = if record.hosted { 0 } else { record.uid };
+    let status = ask_owned(&socket, Some(owner)).ok()?;
+    (Some(status.id) == record.id).then(|| Box::new(status))
+}
+
 /// Where the control socket of a device is: with the user's others, or with the broker's, where that serves it.
 pub(super) fn run_dir_of(run_dir: &RunDir, brokered: &[Record], id: u32) -> RunDir {
     let record = brokered.iter().find(|record| record.id == Some(id));
-    let hosted = record.and_then(|record| record.run_dir.clone());
+    let hosted = record.filter(|record| record.hosted);
+    let hosted = hosted.and_then(|record| record.run_dir.clone());
     hosted.map_or_else(|| run_dir.clone(), RunDir::new)
 }
 

@@ -10,18 +10,22 @@ use super::devices::{self, Found};
 use super::{human_size, print, print_json};
 use crate::cli::Info;
 use crate::error::{Context, Error, Result};
+use crate::limits;
 use crate::plane::RunDir;
+use crate::text::printable;
 use crate::ublk;
 
 pub(super) fn run(info: &Info, run_dir: &RunDir, broker: &Path) -> Result<()> {
     let brokered = devices::brokered(broker);
     let id = devices::resolve(run_dir, &brokered, &info.device)?;
-    let run_dir = devices::run_dir_of(run_dir, &brokered, id);
-    if let Found::Served(status) = devices::find(&run_dir, id)? {
+    if let Found::Served(status) = devices::find(run_dir, id)? {
         return show(info, &*status);
     }
     if let Some(record) = brokered.iter().find(|record| record.id == Some(id)) {
-        return show(info, record);
+        return match devices::status_of(record) {
+            Some(status) => show(info, &*status),
+            None => show(info, record),
+        };
     }
     Err(Error::failed(if ublk::exists(id) {
         format!("no process of wasmblk serves device {id}; 'wasmblk del {id}' removes it")
@@ -62,6 +66,8 @@ fn lines(text: &mut String, name: &str, value: &Value) {
         }
         other => other.to_string(),
     };
+    // It may be another user's words.
+    let shown = printable(&shown, limits::MESSAGE_BYTES_MAX);
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{name:<24} {shown}");
 }

@@ -11,7 +11,9 @@ use super::{human_size, print, print_json};
 use crate::broker::wire::{self, Record};
 use crate::cli::Format;
 use crate::error::Result;
+use crate::limits;
 use crate::plane::{RunDir, State};
+use crate::text::printable;
 use crate::ublk::block_path;
 
 #[derive(Serialize)]
@@ -39,13 +41,9 @@ pub(super) fn run(format: Format, run_dir: &RunDir, broker: &Path) -> Result<()>
         if rows.iter().any(|row| Some(row.id) == record.id) {
             continue;
         }
-        let folder = record.run_dir.clone().map(RunDir::new);
-        match (folder, record.id) {
-            (Some(folder), Some(id)) => match devices::find(&folder, id) {
-                Ok(found @ Found::Served(_)) => rows.push(row(found)),
-                _ => rows.extend(row_of(record)),
-            },
-            _ => rows.extend(row_of(record)),
+        match devices::status_of(&record) {
+            Some(status) => rows.push(row(Found::Served(status))),
+            None => rows.extend(row_of(record)),
         }
     }
     rows.sort_by_key(|row| row.id);
@@ -110,7 +108,11 @@ fn table(rows: &[Row]) -> String {
     );
     for row in rows {
         let state = format!("{:?}", row.state).to_lowercase();
-        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+        let or_dash = |text: Option<String>| {
+            // It may be another user's words.
+            let text = text.unwrap_or_else(|| "-".into());
+            printable(&text, limits::MESSAGE_BYTES_MAX)
+        };
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,

@@ -53,6 +53,7 @@ impl Keeper {
         let wanted = wire::Wanted {
             id: spec.id,
             name: config.name.clone(),
+            run_dir: Some(config.run_dir.clone()),
             queues: spec.queues,
             depth: spec.depth,
             align_bytes: spec.align_bytes,

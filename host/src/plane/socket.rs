@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 use serde::{Deserialize, Serialize};
 use tracing::debug;
@@ -22,6 +22,9 @@ use crate::limits;
 
 /// Longest line that a client may send.
 const REQUEST_BYTES_MAX: u64 = 4096;
+
+/// Longest status that is read: what all its parts may take, and more.
+const STATUS_BYTES_MAX: u64 = 4 << 20;
 
 /// What a client may ask.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -147,13 +150,16 @@ fn send(to: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
     to.write_all(&line)
 }
 
-/// Connects, with a bound, and sends a request.
-fn call(path: &Path, request: Request) -> io::Result<BufReader<UnixStream>> {
+/// Connects, with a bound, and sends a request; where it matters, only to a process of the `owner`.
+fn call(path: &Path, request: Request, owner: Option<u32>) -> io::Result<BufReader<UnixStream>> {
     let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
     for direction in [Timeout::Send, Timeout::Recv] {
         set_socket_timeout(&socket, direction, Some(limits::SOCKET_TIMEOUT))?;
     }
     connect(&socket, &SocketAddrUnix::new(path)?)?;
+    if owner.is_some_and(|owner| socket_peercred(&socket).map(|it| it.uid.as_raw()) != Ok(owner)) {
+        return Err(ErrorKind::PermissionDenied.into());
+    }
     let mut server = UnixStream::from(socket);
     send(&mut server, &request)?;
     Ok(BufReader::new(server))
@@ -166,9 +172,20 @@ fn call(path: &Path, request: Request) -> io::Result<BufReader<UnixStream>> {
 /// `ConnectionRefused` or `NotFound` where no process serves it any more; `PermissionDenied` where it
 /// is another user's.
 pub fn ask(path: &Path) -> io::Result<Status> {
+    ask_owned(path, None)
+}
+
+/// The same of a socket of which somebody says that it is a device's: nobody else's process but the `owner`'s is
+/// asked.
+///
+/// # Errors
+///
+/// As [`ask`]; `PermissionDenied` where it is another user's.
+pub fn ask_owned(path: &Path, owner: Option<u32>) -> io::Result<Status> {
     let once = || {
         let mut line = String::new();
-        call(path, Request::Info)?.read_line(&mut line)?;
+        let server = call(path, Request::Info, owner)?;
+        server.take(STATUS_BYTES_MAX).read_line(&mut line)?;
         Ok(serde_json::from_str(&line)?)
     };
     once().or_else(|error: io::Error| match error.kind() {
@@ -184,7 +201,7 @@ pub fn ask(path: &Path) -> io::Result<Status> {
 ///
 /// As [`ask`].
 pub fn stop(path: &Path, force: bool) -> io::Result<Stopped> {
-    let mut server = call(path, Request::Stop { force })?;
+    let mut server = call(path, Request::Stop { force }, None)?;
     // Requests that the guest has in hand are waited for.
     let most = limits::SLOW_CONTROL_TIMEOUT + limits::SOCKET_TIMEOUT;
     server.get_ref().set_read_timeout(Some(most))?;
@@ -204,7 +221,7 @@ impl End {
     ///
     /// As [`ask`]; `UnexpectedEof` where too many wait already.
     pub fn of(path: &Path) -> io::Result<End> {
-        let mut server = call(path, Request::Wait)?;
+        let mut server = call(path, Request::Wait, None)?;
         // The process says when it has taken note: from then on its last word cannot be missed.
         if server.read_line(&mut String::new())? == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
