@@ -86,6 +86,15 @@ fn copies_have_replies_of_their_own_and_detached_devices_stay() {
         let odd = back.demand(&Command::Resize { size_bytes: 100 });
         assert!(odd.expect_err("no").to_string().contains("multiple of 512"));
         drop((back, server.char_device));
+        let (early, _, file) = device(Path::new(SOCKET), &wanted()).expect("root may");
+        let refused = early
+            .demand(&Command::Detach)
+            .expect_err("nobody serves it");
+        assert!(
+            refused.to_string().contains("not been started"),
+            "{refused}"
+        );
+        drop((early, file));
         // Its server is killed, and nothing of it stays.
         server.process.kill();
         wait_gone(id);

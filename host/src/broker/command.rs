@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
+use std::time::Instant;
 
 use tracing::info;
 
@@ -43,15 +44,14 @@ impl Warden {
             },
             Command::Start => self.start(device),
             Command::TryStop => device.try_stop().inspect(|()| self.stopped = true),
-            Command::Stop => {
-                self.stopped = true;
-                device.stop()
-            }
+            Command::Stop => self.stop(device),
             Command::Resize { size_bytes } => self.resize(device, size_bytes),
-            Command::Detach => {
+            Command::Detach if self.order.record.state == State::Live => {
                 self.detached = true;
                 Ok(())
             }
+            // Nobody would miss it.
+            Command::Detach => Err(io::Error::other("it has not been started")),
             Command::Delete => {
                 self.stopped = true;
                 // Its end is that of this process.
@@ -67,6 +67,16 @@ impl Warden {
             Ok(()) => (Reply::Done, None),
             Err(error) => (refused(&error), None),
         }
+    }
+
+    fn stop(&mut self, device: &mut Device) -> io::Result<()> {
+        self.stopped = true;
+        let stopped = device.stop();
+        self.stuck = match &stopped {
+            Ok(()) => None,
+            Err(_) => self.stuck.or_else(|| Some(Instant::now())),
+        };
+        stopped
     }
 
     fn copy(&mut self) -> (Reply, Option<OwnedFd>) {
@@ -113,10 +123,14 @@ impl Warden {
 
     fn resize(&mut self, device: &mut Device, size_bytes: u64) -> io::Result<()> {
         // The kernel takes any number.
-        let claimed = self.order.wanted.clone().map(|wanted| wanted.geometry);
+        let whole = Claims {
+            logical_block_bytes: 4096,
+            ..Claims::default()
+        };
+        let claimed = self.order.wanted.as_ref().map(|wanted| wanted.geometry);
         let geometry = Claims {
             size_bytes,
-            ..claimed.unwrap_or_default()
+            ..claimed.unwrap_or(whole)
         };
         let wrong = |why| io::Error::other(format!("{why}"));
         Geometry::new(&geometry).map_err(wrong)?;

@@ -57,6 +57,7 @@ pub fn serve(
         table,
         hosts: Hosts::default(),
         log: log.to_owned(),
+        complained: Instant::now(),
         listener,
         visitors: Vec::new(),
     };
@@ -101,6 +102,8 @@ pub(super) struct Desk {
     pub(super) table: Table,
     pub(super) hosts: Hosts,
     pub(super) log: String,
+    /// When the log last spoke of a refusal.
+    pub(super) complained: Instant,
     listener: OwnedFd,
     visitors: Vec<Visitor>,
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::fs::{OFlags, fcntl_getfl, fstat, major, minor};
 use tracing::{debug, info, warn};
@@ -14,8 +15,10 @@ use super::quota::Use;
 use super::wire::{self, Reason, Record, Reply, Request, State, Wanted};
 use crate::config::DeviceConfig;
 use crate::error::{Context, Error};
+use crate::limits;
 use crate::message;
 use crate::sys::peer_pidfd;
+use crate::text::printable;
 use crate::ublk::DataPath;
 
 /// What comes of a request, or why nothing does.
@@ -53,8 +56,7 @@ impl Desk {
         };
         let (reply, file) = answer.unwrap_or_else(|refused| (refused, None));
         if let Reply::Refused { text, .. } = &reply {
-            let Peer { uid, pid, .. } = visitor.peer;
-            info!(uid, pid, "refused: {text}");
+            self.complain(&visitor.peer, text);
         }
         let files: Vec<_> = file.iter().map(AsFd::as_fd).collect();
         let sent = wire::encode(&reply).map_err(io::Error::from);
@@ -64,11 +66,23 @@ impl Desk {
         }
     }
 
+    /// Says in the log who is refused something, not more often than somebody can read.
+    fn complain(&mut self, peer: &Peer, text: &str) {
+        if self.complained.elapsed() > limits::BROKER_LOOK_TIME {
+            self.complained = Instant::now();
+            // Some of the words are his.
+            let text = printable(text, limits::GUEST_WORDS_BYTES_MAX);
+            info!(uid = peer.uid, pid = peer.pid, "refused: {text}");
+        }
+    }
+
     /// A new device: a warden for it, and its capability.
     fn device(&mut self, visitor: &Visitor, mut wanted: Wanted) -> Outcome<OwnedFd> {
         let asks = &visitor.peer;
         // A host asks for somebody else.
-        let hosted = self.hosts.begin(asks.pid).filter(|_| asks.uid == 0);
+        let hosted = (asks.uid == 0)
+            .then(|| self.hosts.begin(asks.pid))
+            .flatten();
         let (owner, hosted_bytes) = hosted.clone().unwrap_or((asks.clone(), 0));
         let allowed = self.allowed(&owner)?;
         let geometry = (wanted.check()).map_err(|text| Reply::refused(Reason::Wrong, text))?;

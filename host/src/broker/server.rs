@@ -12,15 +12,12 @@ use crate::sys::kill_as_root;
 
 /// A process, held so that its number cannot become another's.
 #[derive(Debug)]
-pub(super) struct Server {
-    pid: i32,
-    pidfd: OwnedFd,
-}
+pub(super) struct Server(OwnedFd);
 
 impl Server {
-    /// The process of this number, which is known to be that.
-    pub(super) fn new(pid: i32, pidfd: OwnedFd) -> Server {
-        Server { pid, pidfd }
+    /// The process that this is.
+    pub(super) fn new(pidfd: OwnedFd) -> Server {
+        Server(pidfd)
     }
 
     /// The process that has just sent a message.
@@ -36,7 +33,7 @@ impl Server {
         let mut uids = uids.unwrap_or_default().split_whitespace();
         // Whoever ends it by us could have done so himself.
         if uids.all(|uid| uid.parse() == Ok(sender.uid.as_raw())) {
-            Ok(Server { pid, pidfd })
+            Ok(Server(pidfd))
         } else {
             Err(io::ErrorKind::PermissionDenied.into())
         }
@@ -44,8 +41,8 @@ impl Server {
 
     /// Ends it for good.
     pub(super) fn kill(&self) {
-        if let Err(why) = kill_as_root(self.pid, self.pidfd.as_fd()) {
-            debug!(%why, pid = self.pid, "it cannot be ended");
+        if let Err(why) = kill_as_root(self.0.as_fd()) {
+            debug!(%why, "it cannot be ended");
         }
     }
 }

@@ -43,7 +43,7 @@ pub fn guard() -> Result<()> {
         .into_iter()
         .flatten()
         .collect();
-    let server = (files.next()).map(|pidfd| Server::new(order.record.pid, pidfd));
+    let server = files.next().map(Server::new);
     let mut warden = Warden {
         watch: Watch::new(order.answer_timeout),
         order,
@@ -51,6 +51,7 @@ pub fn guard() -> Result<()> {
         server,
         ends: Vec::new(),
         stopped: false,
+        stuck: None,
         detached: false,
     };
     ends.into_iter().for_each(|end| warden.join(end));
@@ -80,6 +81,8 @@ pub(super) struct Warden {
     watch: Watch,
     /// Somebody has stopped it: that its disk goes is no wonder.
     pub(super) stopped: bool,
+    /// Since when it does not stop.
+    pub(super) stuck: Option<Instant>,
     pub(super) detached: bool,
 }
 
@@ -227,19 +230,25 @@ impl Warden {
         if self.report.is_none() {
             self.report = client::report(&self.order.socket, &self.order.record).ok();
         }
-        if self.order.record.state != State::Live || self.stopped {
+        if self.order.record.state != State::Live {
             return true;
         }
-        let Some(counts) = Counts::read(id) else {
+        // Whose disk is gone has nothing to count.
+        let most = limits::SLOW_CONTROL_TIMEOUT * (limits::STOP_TRIES_MAX + 1);
+        let never_stops = self.stuck.is_some_and(|since| since.elapsed() > most);
+        let counts = Counts::read(id);
+        if counts.is_none() && !self.stopped {
             info!(id, "its server has ended");
             return false;
-        };
-        if self.watch.is_overdue(counts, Instant::now()) {
+        }
+        let now = Instant::now();
+        let overdue = counts.is_some_and(|counts| self.watch.is_overdue(counts, now));
+        if overdue || never_stops {
             let seconds = self.order.answer_timeout.as_secs();
             let (uid, pid) = (self.order.record.uid, self.order.record.pid);
             error!(
                 id,
-                uid, pid, "no request was answered for {seconds} s: it is ended"
+                uid, pid, "it has not answered for {seconds} s, or not stopped: it is ended"
             );
             self.kill_server();
             return false;

@@ -1,6 +1,7 @@
 //! Who is at the other end of a unix socket, as the kernel noted it when the connection was made, and what can be
 //! done about him.
 
+use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -82,12 +83,13 @@ pub fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 /// Ends a process of another user without CAP_KILL, which whoever has the user id of root may do by a file that
 /// signals its owner (`sigio_perm` in `fs/fcntl.c`): the kernel itself sends SIGKILL when the file can be read.
-/// `pid` is the number of the process that `pidfd` is; where that has ended, nothing happens.
+/// Where the process has ended, nothing happens.
 ///
 /// # Errors
 ///
 /// `ESRCH` where it has ended; the system's.
-pub fn kill_as_root(pid: i32, pidfd: BorrowedFd<'_>) -> io::Result<()> {
+pub fn kill_as_root(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    let pid = number_of(pidfd)?;
     let kind = SocketType::STREAM;
     let (ours, trigger) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
     for (command, argument) in [
@@ -106,6 +108,15 @@ pub fn kill_as_root(pid: i32, pidfd: BorrowedFd<'_>) -> io::Result<()> {
     }
     write(&trigger, &[0])?;
     Ok(())
+}
+
+/// The number of a process, while it is there.
+fn number_of(pidfd: BorrowedFd<'_>) -> io::Result<i32> {
+    let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let number = about.lines().find_map(|line| line.strip_prefix("Pid:"));
+    let number = number.and_then(|number| number.trim().parse().ok());
+    // Of one that has ended it is -1, which as an owner would be a group.
+    (number.filter(|number| *number > 0)).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
 
 /// Whether a process has ended.
