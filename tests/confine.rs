@@ -75,6 +75,8 @@ fn a_data_plane_has_nothing() {
         let disk = Disk::add("memory", &["--set", "size=64M", "--queues", "1"]);
         let pid = disk.info("/pid");
         assert_confined(&pid);
+        // Two from the begin, and one that refuses rings and threads when all are there.
+        assert_each(&pid, "Seccomp_filters", "3");
         let minder = status(&pid, "PPid");
         assert_eq!(status(&minder, "Name"), "wasmblk-minder");
         // CAP_SYS_ADMIN and CAP_DAC_OVERRIDE.

@@ -159,13 +159,20 @@ const FCNTL: [libc::c_int; 8] = [
     libc::F_GET_SEALS,
 ];
 
-/// What `prctl` may do: give names.
-const PRCTL: [libc::c_int; 2] = [libc::PR_SET_NAME, libc::PR_SET_VMA];
+/// What `prctl` may do: give names, and what comes before a further filter.
+const PRCTL: [libc::c_int; 3] = [
+    libc::PR_SET_NAME,
+    libc::PR_SET_VMA,
+    libc::PR_SET_NO_NEW_PRIVS,
+];
 
 /// For this thread, and those that it starts.
 pub(super) fn allow_serving_device() -> io::Result<()> {
     let mut rules = serving()?;
-    let rings = RINGS.iter().chain(&[libc::SYS_io_uring_enter]);
+    // A further filter refuses rings, once they are made.
+    let rings = RINGS
+        .iter()
+        .chain(&[libc::SYS_io_uring_enter, libc::SYS_seccomp]);
     rules.extend(rings.map(|&call| (call, Vec::new())));
     for filter in [never()?, allow(rules)?] {
         apply_filter(&enter_first(filter)?).map_err(io::Error::other)?;
