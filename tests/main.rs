@@ -2,6 +2,7 @@
 
 mod account;
 mod adversary;
+mod broker;
 mod budget;
 mod cli;
 mod codec;

@@ -8,6 +8,7 @@ use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 
+use crate::broker;
 use crate::guest::Part;
 use crate::limits;
 use crate::ublk::DataPath;
@@ -48,6 +49,15 @@ pub struct Cli {
     /// Folder of compiled guests [default: /var/cache/wasmblk, or in $XDG_CACHE_HOME or ~/.cache].
     #[arg(long, global = true, env = "WASMBLK_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
+    /// Socket of the broker, which gives devices to users without privilege.
+    #[arg(
+        long,
+        global = true,
+        env = "WASMBLK_BROKER_SOCKET",
+        default_value = broker::DEFAULT_SOCKET,
+        value_name = "PATH"
+    )]
+    pub broker_socket: PathBuf,
 }
 
 /// The commands.
@@ -71,6 +81,9 @@ pub enum Command {
     Import(Import),
     /// Copy a device into a raw image.
     Export(Export),
+    /// Give devices to users without privilege: answers at --broker-socket, within a policy, until it is told to end
+    /// by SIGINT or SIGTERM. Its devices stay.
+    Broker(Broker),
     /// Say what this machine can do, and what to do about the rest.
     Doctor(Format),
     /// The rules that keep udev's helpers from reading what is on ublk devices.
@@ -81,6 +94,12 @@ pub enum Command {
         /// The shell.
         shell: Shell,
     },
+    /// The process with privilege for one device of a user without; `broker` starts it.
+    #[command(hide = true)]
+    Warden,
+    /// The minder of a device that the broker serves for a user; `broker` starts it.
+    #[command(hide = true)]
+    Host,
     /// The process with privilege beside a device's data plane; `add` starts it.
     #[command(hide = true)]
     Mind,
@@ -277,6 +296,12 @@ pub struct Add {
     /// from that.
     #[arg(long)]
     pub trusted: bool,
+    /// Ask the broker for the device, and serve it without privilege; whoever is not root does where a broker answers.
+    #[arg(long)]
+    pub broker: bool,
+    /// Let the broker serve the device, by processes that are not this user's: zero copy, if its policy allows that.
+    #[arg(long, conflicts_with_all = ["foreground", "no_confine"])]
+    pub hosted: bool,
     /// Serve in this process, until it is told to end by SIGINT or SIGTERM.
     #[arg(long)]
     pub foreground: bool,
@@ -329,6 +354,15 @@ pub enum Udev {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+/// `wasmblk broker`.
+#[derive(Debug, Args)]
+pub struct Broker {
+    /// Who may have devices, and how many: TOML (the README has one) [default: /etc/wasmblk/broker.toml, and nobody
+    /// but root where that is not there].
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
 }
 
 /// `wasmblk info`.

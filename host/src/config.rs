@@ -17,7 +17,7 @@ use crate::ublk::{DataPath, Spec};
 use crate::udev::Trust;
 
 /// Everything that a data plane needs to know of its device, beside the compiled guest.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceConfig {
     /// The guest's file, absolute.
     pub guest: PathBuf,
@@ -53,6 +53,10 @@ pub struct DeviceConfig {
     pub log: String,
     /// Whether the data plane gives up what it does not need.
     pub confine: bool,
+    /// The socket of the broker that is asked for the device.
+    pub broker: Option<PathBuf>,
+    /// Whose the control socket is, where it is not this process's user's: user and group.
+    pub owner: Option<(u32, u32)>,
 }
 
 impl DeviceConfig {
@@ -103,7 +107,68 @@ impl DeviceConfig {
             run_dir,
             log: log.to_owned(),
             confine: !add.guest.no_confine,
+            broker: None,
+            owner: None,
         })
+    }
+
+    /// Checks what a user without privilege has sent, as if nobody had before.
+    ///
+    /// # Errors
+    ///
+    /// Names what is wrong.
+    pub fn check(&self) -> Result<()> {
+        let texts = (self.options.iter().chain(&self.allowed.env))
+            .flat_map(|(key, value)| [key.as_str(), value.as_str()]);
+        let paths = self.stores.iter().map(|store| &store.path);
+        let paths = paths
+            .chain([&self.guest])
+            .map(|path| path.to_str().unwrap_or("\0"));
+        if texts
+            .chain(paths)
+            .any(|text| text.contains(char::is_control))
+        {
+            return Err(Error::usage(
+                "options, paths and the environment must be printable",
+            ));
+        }
+        self.name.as_deref().map(check_name).transpose()?;
+        self.serial.as_deref().map(check_serial).transpose()?;
+        for (at, store) in self.stores.iter().enumerate() {
+            let again = Grant::new(&store.name, &store.path, store.read_only, store.direct);
+            let twice = self.stores[..at]
+                .iter()
+                .any(|other| other.name == store.name);
+            if again.is_err() || twice || at >= limits::STORES_MAX {
+                return Err(Error::usage("a store has no name of its own"));
+            }
+        }
+        let Limits {
+            memory_bytes,
+            deadline,
+            cpu_percent,
+            log_lines,
+            transfer_bytes,
+            compile_time,
+            compile_bytes,
+        } = self.limits;
+        if self.trusted || self.unprivileged {
+            return Err(Error::usage(
+                "--trusted is for root to say, and --unprivileged for devices without a broker",
+            ));
+        }
+        let fit = limits::MEMORY_MIB.contains(&(memory_bytes >> 20))
+            && limits::DEADLINE_SECONDS.contains(&deadline.as_secs())
+            && limits::CPU_PERCENT.contains(&cpu_percent.into())
+            && limits::LOG_LINES.contains(&log_lines.into())
+            && limits::TRANSFER_KIB.contains(&u64::from(transfer_bytes >> 10))
+            && transfer_bytes.is_multiple_of(4096)
+            && limits::COMPILE_SECONDS.contains(&compile_time.as_secs())
+            && limits::COMPILE_MIB.contains(&(compile_bytes >> 20));
+        if !fit {
+            return Err(Error::usage("a limit is out of its range"));
+        }
+        Ok(())
     }
 
     /// What the device is asked for, by what its guest has.
@@ -117,6 +182,7 @@ impl DeviceConfig {
             hidden,
             unprivileged: self.unprivileged,
             align_bytes,
+            mark: 0,
         }
     }
 

@@ -44,6 +44,7 @@
 //! transfers; the rest is the same.
 
 pub mod block;
+pub mod broker;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -52,6 +53,7 @@ pub mod error;
 pub mod guest;
 pub mod image;
 pub mod limits;
+pub mod message;
 pub mod nbd;
 pub mod plane;
 pub mod policy;

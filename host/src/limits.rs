@@ -327,6 +327,31 @@ pub const NBD_TURN_REQUESTS_MAX: u32 = 64;
 /// How long the command of `nbd --run` may take to end when it is told to, before it is killed.
 pub const CAPTIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a brokered device may leave all its requests unanswered unless the policy says otherwise: what the kernel
+/// gives unprivileged servers.
+pub const BROKER_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the policy may say of it: up to what the kernel calls a hung task, and long enough for a slow disk.
+pub const BROKER_ANSWER_SECONDS: RangeInclusive<u64> = 2..=120;
+
+/// How long a client of the broker may take to say what it wants: it is a message, not a dialogue.
+pub const BROKER_CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Clients of the broker that have not said what they want.
+pub const BROKER_CLIENTS_MAX: usize = 64;
+
+/// The same of one user: others find room whatever he does.
+pub const BROKER_CLIENTS_OF_USER_MAX: usize = 8;
+
+/// How often the broker looks for devices whose warden is gone, and a warden at its device.
+pub const BROKER_LOOK_TIME: Duration = Duration::from_secs(1);
+
+/// How long a broker that begins waits for the wardens of the one before.
+pub const BROKER_RETURN_TIME: Duration = Duration::from_secs(5);
+
+/// Capabilities of one device at a time that have replies of their own.
+pub const CAPABILITIES_MAX: usize = 16;
+
 /// What `--memory-mib` may be.
 pub const MEMORY_MIB: RangeInclusive<u64> = 1..=GUEST_MEMORY_BYTES_MAX >> 20;
 

@@ -11,7 +11,7 @@ use wasmblk::plane::init_log;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let error = match init_log(&cli.log).and_then(|()| commands::run(cli)) {
+    let error = match init_log(&cli.log).and_then(|()| commands::run(&cli)) {
         Ok(code) => return code,
         Err(error) => error,
     };

@@ -53,6 +53,7 @@ pub(crate) fn serve() -> Result<()> {
         hidden: false,
         unprivileged: false,
         align_bytes: 1,
+        mark: 0,
     };
     let mut device = Device::add(Control::open()?, &spec, &geometry)?;
     let file: Arc<_> = device.char_device().context("it is open")?;

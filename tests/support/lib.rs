@@ -16,5 +16,6 @@ pub mod paths;
 pub mod qemu;
 pub mod steps;
 pub mod uml;
+pub mod user;
 
 pub use apt::install;

@@ -7,7 +7,8 @@ use super::{Errno, Op};
 use crate::limits;
 
 /// What a guest says of itself (`geometry` and `features` in `wit/types.wit`), unchecked.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Claims {
     /// Size in bytes.
     pub size_bytes: u64,
@@ -34,7 +35,8 @@ pub struct Claims {
 }
 
 /// `trim-limits` in `wit/types.wit`, unchecked. All in bytes; 0 has the meaning given there.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "wit/types.wit documents these")]
 pub struct TrimClaims {
     pub granularity_bytes: u32,
@@ -176,6 +178,29 @@ impl Geometry {
             read_only: true,
             volatile_cache: false,
             ..self
+        }
+    }
+}
+
+impl From<&Geometry> for Claims {
+    /// The claims that are checked to be the same geometry again, by somebody who does not trust the first check.
+    fn from(geometry: &Geometry) -> Claims {
+        Claims {
+            size_bytes: geometry.size_bytes,
+            logical_block_bytes: geometry.logical_block_bytes,
+            physical_block_bytes: geometry.physical_block_bytes,
+            max_transfer_bytes: geometry.max_transfer_bytes,
+            read_only: geometry.read_only,
+            write_through: !geometry.volatile_cache,
+            fua: geometry.fua_native,
+            rotational: geometry.rotational,
+            replicated: geometry.replicated,
+            restartable: geometry.restartable,
+            trim: geometry.trim.map(|trim| TrimClaims {
+                granularity_bytes: trim.granularity_bytes,
+                max_discard_bytes: trim.max_discard_bytes,
+                max_write_zeroes_bytes: trim.max_write_zeroes_bytes,
+            }),
         }
     }
 }

@@ -1,31 +1,63 @@
 //! `wasmblk add`: check, compile, and hand over to the device's own process.
 
-use std::path::Path;
+use std::fs::File;
+
+use rustix::process::geteuid;
 
 use super::load::{Loaded, load};
 use super::{print, print_json};
-use crate::cli::{Add, Format};
+use crate::broker;
+use crate::cli::{Add, Cli, Format};
 use crate::config::{DeviceConfig, Wanted};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
+use crate::guest::Source;
 use crate::plane::{self, Ready, RunDir};
+use crate::store::Stores;
+use crate::ublk::block_path;
 use crate::udev::{self, Installed};
 
-pub(super) fn run(add: &Add, run_dir: &RunDir, cache: Option<&Path>, log: &str) -> Result<()> {
+pub(super) fn run(add: &Add, cli: &Cli, run_dir: &RunDir) -> Result<()> {
     if add.unprivileged {
         check_udev()?;
     }
     let wanted = Wanted::new(&add.guest)?;
+    if add.hosted {
+        return host(add, cli, wanted, run_dir);
+    }
     let Loaded {
         source, artefact, ..
-    } = load(&add.guest.file, (&wanted.policy, &wanted.limits), cache)?;
-    let config = DeviceConfig::new(add, wanted, &source, run_dir.path().to_owned(), log)?;
+    } = load(
+        &add.guest.file,
+        (&wanted.policy, &wanted.limits),
+        cli.cache_dir.as_deref(),
+    )?;
+    let run_dir = run_dir.path().to_owned();
+    let mut config = DeviceConfig::new(add, wanted, &source, run_dir, &cli.log)?;
     drop(source);
+    // Whoever is not root cannot do without, but can try where there is none.
+    let needed = add.broker || !geteuid().is_root();
+    if !add.unprivileged && needed && (add.broker || broker::answers(&cli.broker_socket)) {
+        config.broker = Some(cli.broker_socket.clone());
+    }
     if add.foreground {
-        return plane::mind(config, &artefact, |ready, _| {
+        return plane::mind(config, &artefact, &[], |ready, _| {
             announce(ready, add.format).map(|()| None)
         });
     }
     announce(&plane::start(&config, &artefact)?, add.format)
+}
+
+/// Has the broker serve it: this user opens what he may open, and looks at nothing.
+fn host(add: &Add, cli: &Cli, wanted: Wanted, run_dir: &RunDir) -> Result<()> {
+    let source = Source::read(&add.guest.file)?;
+    wanted.policy.check(&source)?;
+    let run_dir = run_dir.path().to_owned();
+    let config = DeviceConfig::new(add, wanted, &source, run_dir, &cli.log)?;
+    let stores = Stores::open(&config.stores)?.into_files();
+    let guest = File::open(&add.guest.file).doing(|| "cannot open the guest".into())?;
+    let id = broker::host(&cli.broker_socket, &config, &guest, &stores)?;
+    let device = block_path(id);
+    announce(&Ready { id, device }, add.format)
 }
 
 fn announce(ready: &Ready, format: Format) -> Result<()> {

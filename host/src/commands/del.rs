@@ -1,28 +1,43 @@
 //! `wasmblk del`: stop, wait for the device's process to flush and end, delete.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 
 use tracing::warn;
 
 use super::devices::{self, Found};
 use crate::cli::Del;
 use crate::error::{Context, Error, Result};
-use crate::plane::{End, RunDir};
+use crate::plane::{End, RunDir, Stopped, stop as stop_by_socket};
 use crate::ublk::{self, Control, abi::state, block_path, char_path, holders};
 
-pub(super) fn run(del: &Del, run_dir: &RunDir) -> Result<()> {
+pub(super) fn run(del: &Del, run_dir: &RunDir, broker: &Path) -> Result<()> {
+    let brokered = devices::brokered(broker);
     let ids = if del.all {
         let ids = run_dir.ids();
-        ids.into_iter().filter(|&id| known(run_dir, id)).collect()
+        let ids = ids.into_iter().filter(|&id| known(run_dir, id));
+        let hosted = brokered.iter().filter(|record| record.hosted);
+        let ids: BTreeSet<u32> = ids.chain(hosted.filter_map(|record| record.id)).collect();
+        ids.into_iter().collect()
     } else {
         del.devices
             .iter()
-            .map(|word| devices::resolve(run_dir, word))
+            .map(|word| devices::resolve(run_dir, &brokered, word))
             .collect::<Result<Vec<u32>>>()?
     };
     let mut control = None;
     let mut result = Ok(());
     for id in ids {
+        let run_dir = &devices::run_dir_of(run_dir, &brokered, id);
+        let has_broker = brokered.iter().any(|record| record.id == Some(id));
+        if !rustix::process::geteuid().is_root() && (has_broker || Control::open().is_err()) {
+            // By its own processes, or not by this user at all. Unprivileged devices are the kernel's affair.
+            if let Err(error) = delete_brokered(run_dir, id, del.force) {
+                result = result.and(Err(error));
+            }
+            continue;
+        }
         let control = match &mut control {
             Some(control) => control,
             empty => empty.insert(Control::open()?),
@@ -100,6 +115,37 @@ fn delete(control: &mut Control, run_dir: &RunDir, id: u32, force: bool) -> Resu
     ended
 }
 
+/// Deletes a device of a user without privilege: its own processes have the capability for that.
+fn delete_brokered(run_dir: &RunDir, id: u32, force: bool) -> Result<()> {
+    let socket = run_dir.socket(id);
+    let none = |why: io::Error| {
+        Error::failed(format!(
+            "you have no device {id}; see 'wasmblk list' (root may delete others)"
+        ))
+        .because(why)
+    };
+    let end = End::of(&socket).map_err(none)?;
+    match stop_by_socket(&socket, force).doing(|| format!("device {id} does not answer"))? {
+        Stopped::Ends => wait_for_end(end, id),
+        Stopped::InUse => in_use(id, &holders(id)),
+        Stopped::Failed(why) => Err(Error::failed(format!("cannot stop device {id}: {why}"))),
+    }
+}
+
+/// Refuses to delete what is in use.
+fn in_use(id: u32, why: &[String]) -> Result<()> {
+    let by = if why.is_empty() {
+        "open somewhere".into()
+    } else {
+        why.join(", ")
+    };
+    let node = block_path(id);
+    Err(Error::failed(format!(
+        "{} is in use ({by}); unmount or close it first, or say --force",
+        node.display()
+    )))
+}
+
 fn is_dead(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -125,31 +171,19 @@ fn delete_dead(control: &mut Control, id: u32) -> Result<()> {
 
 /// Stops a device that nobody uses, or any with `force`.
 fn stop(control: &mut Control, id: u32, force: bool) -> Result<()> {
-    let in_use = |why: Vec<String>| {
-        let by = if why.is_empty() {
-            "open somewhere".into()
-        } else {
-            why.join(", ")
-        };
-        let node = block_path(id);
-        Err(Error::failed(format!(
-            "{} is in use ({by}); unmount or close it first, or say --force",
-            node.display()
-        )))
-    };
     let stopped = if force {
         control.stop(id)
     } else if control.can_try_stop() {
         match control.try_stop(id) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                return in_use(holders(id));
+                return in_use(id, &holders(id));
             }
             result => result,
         }
     } else {
         let holders = holders(id);
         if !holders.is_empty() {
-            return in_use(holders);
+            return in_use(id, &holders);
         }
         control.stop(id)
     };

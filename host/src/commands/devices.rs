@@ -1,9 +1,13 @@
 //! Finding devices by number or name.
 
 use std::io;
+use std::path::Path;
 
+use tracing::debug;
+
+use crate::broker::{self, wire::Record};
 use crate::error::{Error, Result};
-use crate::plane::{RunDir, Status, ask};
+use crate::plane::{RunDir, Status, ask, ask_owned};
 use crate::ublk;
 
 /// What became of a device whose socket is there.
@@ -38,8 +42,36 @@ pub(super) fn all(run_dir: &RunDir) -> Vec<Result<Found>> {
         .collect()
 }
 
+/// The devices of a broker that this user may see; none where no broker answers.
+pub(super) fn brokered(socket: &Path) -> Vec<Record> {
+    if !socket.exists() {
+        return Vec::new();
+    }
+    broker::list(socket).unwrap_or_else(|error| {
+        debug!("no broker: {}", error.chain());
+        Vec::new()
+    })
+}
+
+/// What a device of a broker says of itself, where it says anything. Who is asked is a process of the user's, or the
+/// broker's.
+pub(super) fn status_of(record: &Record) -> Option<Box<Status>> {
+    let socket = RunDir::new(record.run_dir.clone()?).socket(record.id?);
+    let owner = if record.hosted { 0 } else { record.uid };
+    let status = ask_owned(&socket, Some(owner)).ok()?;
+    (Some(status.id) == record.id).then(|| Box::new(status))
+}
+
+/// Where the control socket of a device is: with the user's others, or with the broker's, where that serves it.
+pub(super) fn run_dir_of(run_dir: &RunDir, brokered: &[Record], id: u32) -> RunDir {
+    let record = brokered.iter().find(|record| record.id == Some(id));
+    let hosted = record.filter(|record| record.hosted);
+    let hosted = hosted.and_then(|record| record.run_dir.clone());
+    hosted.map_or_else(|| run_dir.clone(), RunDir::new)
+}
+
 /// The number for a number or a name.
-pub(super) fn resolve(run_dir: &RunDir, word: &str) -> Result<u32> {
+pub(super) fn resolve(run_dir: &RunDir, brokered: &[Record], word: &str) -> Result<u32> {
     let digits = word.strip_prefix("/dev/ublkb").unwrap_or(word);
     if let Ok(id) = digits.parse() {
         return Ok(id);
@@ -48,8 +80,8 @@ pub(super) fn resolve(run_dir: &RunDir, word: &str) -> Result<u32> {
         Ok(Found::Served(status)) if status.name.as_deref() == Some(word) => Some(status.id),
         _ => None,
     };
-    all(run_dir)
-        .iter()
-        .find_map(named)
+    let known = |record: &Record| record.id.filter(|_| record.name.as_deref() == Some(word));
+    (all(run_dir).iter().find_map(named))
+        .or_else(|| brokered.iter().find_map(known))
         .ok_or_else(|| Error::usage(format!("no device is named '{word}'; see 'wasmblk list'")))
 }

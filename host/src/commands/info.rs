@@ -1,35 +1,44 @@
 //! `wasmblk info`.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::devices::{self, Found};
 use super::{human_size, print, print_json};
 use crate::cli::Info;
 use crate::error::{Context, Error, Result};
+use crate::limits;
 use crate::plane::RunDir;
+use crate::text::printable;
 use crate::ublk;
 
-pub(super) fn run(info: &Info, run_dir: &RunDir) -> Result<()> {
-    let id = devices::resolve(run_dir, &info.device)?;
-    let status = match devices::find(run_dir, id)? {
-        Found::Served(status) => status,
-        Found::Dead(_) if ublk::exists(id) => {
-            return Err(Error::failed(format!(
-                "no process of wasmblk serves device {id}; 'wasmblk del {id}' removes it"
-            )));
-        }
-        Found::Dead(_) => {
-            return Err(Error::failed(format!(
-                "there is no device {id}; see 'wasmblk list'"
-            )));
-        }
-    };
-    if info.format.json {
-        return print_json(&*status);
+pub(super) fn run(info: &Info, run_dir: &RunDir, broker: &Path) -> Result<()> {
+    let brokered = devices::brokered(broker);
+    let id = devices::resolve(run_dir, &brokered, &info.device)?;
+    if let Found::Served(status) = devices::find(run_dir, id)? {
+        return show(info, &*status);
     }
-    let value = serde_json::to_value(&*status).doing(|| "cannot show the status".into())?;
+    if let Some(record) = brokered.iter().find(|record| record.id == Some(id)) {
+        return match devices::status_of(record) {
+            Some(status) => show(info, &*status),
+            None => show(info, record),
+        };
+    }
+    Err(Error::failed(if ublk::exists(id) {
+        format!("no process of wasmblk serves device {id}; 'wasmblk del {id}' removes it")
+    } else {
+        format!("there is no device {id}; see 'wasmblk list'")
+    }))
+}
+
+fn show(info: &Info, status: &impl Serialize) -> Result<()> {
+    if info.format.json {
+        return print_json(status);
+    }
+    let value = serde_json::to_value(status).doing(|| "cannot show the status".into())?;
     let mut text = String::new();
     lines(&mut text, "", &value);
     print(text)
@@ -57,6 +66,8 @@ fn lines(text: &mut String, name: &str, value: &Value) {
         }
         other => other.to_string(),
     };
+    // It may be another user's words.
+    let shown = printable(&shown, limits::MESSAGE_BYTES_MAX);
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{name:<24} {shown}");
 }

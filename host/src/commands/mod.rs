@@ -1,9 +1,11 @@
 //! What the commands do. Each is one file; `run` chooses.
 
 mod add;
+mod broker;
 mod del;
 mod devices;
 mod doctor;
+mod host;
 mod image;
 mod info;
 mod inspect;
@@ -19,6 +21,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use serde::Serialize;
 
+use crate::broker::guard;
 use crate::cli::{Cli, Command};
 use crate::config;
 use crate::error::{Context, Result};
@@ -30,27 +33,30 @@ use crate::plane::RunDir;
 /// # Errors
 ///
 /// What `main` prints, and the exit code it stands for.
-pub fn run(cli: Cli) -> Result<ExitCode> {
+pub fn run(cli: &Cli) -> Result<ExitCode> {
     let run_dir = || config::run_dir(cli.run_dir.as_deref()).map(RunDir::new);
     let cache = cli.cache_dir.as_deref();
-    match cli.command {
-        Command::Nbd(nbd) => return nbd::run(&nbd, cache),
-        Command::Add(add) => add::run(&add, &run_dir()?, cache, &cli.log),
-        Command::Inspect(command) => inspect::run(&command),
-        Command::List(format) => list::run(format, &run_dir()?),
-        Command::Info(info) => info::run(&info, &run_dir()?),
-        Command::Del(del) => del::run(&del, &run_dir()?),
-        Command::Doctor(format) => doctor::run(format, cli.run_dir.as_deref(), cache),
-        Command::Import(command) => image::import(&command),
-        Command::Export(command) => image::export(&command),
-        Command::Udev(command) => udev::run(&command),
+    match &cli.command {
+        Command::Nbd(nbd) => return nbd::run(nbd, cache),
+        Command::Add(add) => add::run(add, cli, &run_dir()?),
+        Command::Inspect(command) => inspect::run(command),
+        Command::List(format) => list::run(*format, &run_dir()?, &cli.broker_socket),
+        Command::Info(info) => info::run(info, &run_dir()?, &cli.broker_socket),
+        Command::Del(del) => del::run(del, &run_dir()?, &cli.broker_socket),
+        Command::Doctor(format) => doctor::run(*format, cli.run_dir.as_deref(), cache),
+        Command::Import(command) => image::import(command),
+        Command::Export(command) => image::export(command),
+        Command::Udev(command) => udev::run(command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "wasmblk", &mut script);
+            clap_complete::generate(*shell, &mut Cli::command(), "wasmblk", &mut script);
             print(&script)
         }
+        Command::Broker(it) => broker::run(it, cli, &run_dir()?),
+        Command::Warden => guard(),
+        Command::Host => host::host(),
         Command::Mind => plane::mind(),
-        Command::Compile { seconds, mib } => return run_compiler(seconds, mib),
+        Command::Compile { seconds, mib } => return run_compiler(*seconds, *mib),
         Command::Plane => return plane::serve(),
     }
     .map(|()| ExitCode::SUCCESS)

@@ -9,13 +9,18 @@ use rustix::stdio::dup2_stderr;
 use rustix::thread::set_name;
 
 use crate::error::{Context, Result};
-use crate::plane::{self, LogFiles, Ready, RunDir};
+use crate::plane::{self, Handed, LogFiles, Ready, RunDir};
 
 /// The minder of a device in the background.
 pub(super) fn mind() -> Result<()> {
-    let (config, artefact, parent) = plane::receive()?;
+    let Handed {
+        config,
+        artefact,
+        parent,
+        ..
+    } = plane::receive()?;
     let result = detach().and_then(|()| {
-        plane::mind(config, &artefact, |ready, run_dir| {
+        plane::mind(config, &artefact, &[], |ready, run_dir| {
             let files = go_silent(ready, run_dir)?;
             parent.ready(ready).map(|()| Some(files))
         })
@@ -29,25 +34,25 @@ pub(super) fn mind() -> Result<()> {
 
 /// The data plane.
 pub(super) fn serve() -> Result<ExitCode> {
-    let (config, artefact, parent) = plane::receive()?;
+    let handed = plane::receive()?;
     // It was started as /proc/self/exe, which is what 'ps' would show.
     let _ = set_name(c"wasmblk");
     // Its minder says what went wrong.
-    Ok(match plane::run(config, &artefact, parent) {
+    Ok(match plane::run(handed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     })
 }
 
 /// Leaves the terminal and the folder of whoever called `add`.
-fn detach() -> Result<()> {
+pub(super) fn detach() -> Result<()> {
     let _ = set_name(c"wasmblk-minder");
     setsid().doing(|| "cannot leave the terminal".into())?;
     env::set_current_dir("/").doing(|| "cannot leave the current folder".into())
 }
 
 /// From here on the device speaks through its log and its control socket. Gives the log to the data plane.
-fn go_silent(ready: &Ready, run_dir: &RunDir) -> Result<LogFiles> {
+pub(super) fn go_silent(ready: &Ready, run_dir: &RunDir) -> Result<LogFiles> {
     let files = LogFiles::begin(&run_dir.log(ready.id))?;
     let ours = files.try_clone().and_then(plane::log_to);
     ours.doing(|| "cannot write the log".into())?;

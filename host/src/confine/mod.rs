@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use crate::error::Error;
-use crate::sys::{deny_write_execute, drop_capabilities, keep_minders_capabilities};
+use crate::sys::{
+    deny_write_execute, drop_capabilities, keep_brokers_capabilities, keep_hosts_capabilities,
+    keep_minders_capabilities,
+};
 
 /// One of the things that are given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +92,34 @@ pub fn for_compiler() -> Vec<Layer> {
 pub fn for_minder() {
     let _ = held(vec![
         (Layer::Capabilities, keep_minders_capabilities()),
+        (Layer::NoNewPrivs, no_new_privs()),
+    ]);
+}
+
+/// Gives up what a minder does not need for whom a broker does what takes privilege: all.
+pub fn for_brokered_minder() {
+    let _ = held(vec![
+        (Layer::Capabilities, drop_capabilities()),
+        (Layer::NoNewPrivs, no_new_privs()),
+    ]);
+}
+
+/// Gives up what a broker does not need, once it listens; its wardens, and the data planes of users that it `hosts`,
+/// have no more than it has.
+///
+/// # Errors
+///
+/// The system's: a broker that has more than it should does not serve.
+pub fn for_broker(hosts: bool) -> io::Result<()> {
+    keep_brokers_capabilities(hosts)?;
+    no_new_privs()
+}
+
+/// Gives up what the minder of a device that the broker serves for a user does not need: it gives him the control
+/// socket.
+pub fn for_host() {
+    let _ = held(vec![
+        (Layer::Capabilities, keep_hosts_capabilities()),
         (Layer::NoNewPrivs, no_new_privs()),
     ]);
 }

@@ -36,6 +36,17 @@ impl Source {
                 "{shown} is a folder; name a .wasm file in it"
             )));
         }
+        Source::of(path, &file)
+    }
+
+    /// The same of a file that is open already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Source::read`].
+    pub fn of(path: &Path, file: &File) -> Result<Source> {
+        let shown = path.display();
+        let cannot = |why| Error::usage(format!("cannot read the guest {shown}")).because(why);
         let mut bytes = Vec::new();
         file.take(limits::GUEST_FILE_BYTES_MAX + 1)
             .read_to_end(&mut bytes)

@@ -5,14 +5,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::sync::{Mutex, PoisonError, TryLockError};
 
 use serde::{Deserialize, Serialize};
 
 use super::launch::Parent;
 use super::log::LogFiles;
-use super::message;
 use crate::block::Geometry;
 use crate::error::{Context, Error, Kind, Result};
+use crate::message;
 use crate::sys::Place;
 use crate::ublk::abi::DevInfo;
 
@@ -33,6 +34,8 @@ pub(super) enum Errand {
     Start,
     /// Tell whoever waits that it can be used.
     Announce,
+    /// Stop it, unless its disk is open somewhere.
+    TryStop,
     /// Stop it.
     Stop,
     /// Delete it, and its socket: nobody here has it open any more.
@@ -51,6 +54,7 @@ pub(super) enum Report {
         kind: Kind,
         text: String,
         timed_out: bool,
+        busy: bool,
     },
 }
 
@@ -61,6 +65,7 @@ impl Report {
             kind: error.kind(),
             text: error.chain(),
             timed_out: false,
+            busy: false,
         }
     }
 
@@ -72,6 +77,7 @@ impl Report {
                 kind: Kind::Failed,
                 text: error.to_string(),
                 timed_out: error.kind() == io::ErrorKind::TimedOut,
+                busy: error.kind() == io::ErrorKind::ResourceBusy,
             },
         }
     }
@@ -89,23 +95,32 @@ pub(super) struct Added {
 }
 
 /// The minder, as its data plane sees it.
+///
+/// Two threads may ask: `main`, and `control`, where somebody stops the device by the control socket.
 #[derive(Debug)]
-pub(super) struct Minder(OwnedFd);
+pub(super) struct Minder {
+    socket: OwnedFd,
+    asking: Mutex<()>,
+}
 
 impl Minder {
     pub(super) fn new(Parent(socket): Parent) -> Minder {
-        Minder(socket)
+        Minder {
+            socket,
+            asking: Mutex::new(()),
+        }
     }
 
     fn ask(&self, errand: &Errand) -> io::Result<(Report, Vec<OwnedFd>)> {
         let gone = |why: io::Error| io::Error::other(format!("the device's minder is gone: {why}"));
+        let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         self.send(errand).map_err(gone)?;
-        let (bytes, files) = message::receive(&self.0).map_err(gone)?;
+        let (bytes, files) = message::receive(&self.socket).map_err(gone)?;
         Ok((serde_json::from_slice(&bytes)?, files))
     }
 
     fn send(&self, errand: &Errand) -> io::Result<()> {
-        message::send(&self.0, &serde_json::to_vec(errand)?, &[])
+        message::send(&self.socket, &serde_json::to_vec(errand)?, &[])
     }
 
     /// Asks for what only can be done or not.
@@ -114,6 +129,7 @@ impl Minder {
             (Report::Refused { timed_out, .. }, _) if timed_out => {
                 Err(io::ErrorKind::TimedOut.into())
             }
+            (Report::Refused { busy, .. }, _) if busy => Err(io::ErrorKind::ResourceBusy.into()),
             (Report::Refused { text, .. }, _) => Err(io::Error::other(text)),
             (_, files) => Ok(files),
         }
@@ -192,6 +208,19 @@ impl Minder {
     /// `TimedOut` where requests are still in the guest's hands; the kernel goes on stopping.
     pub(super) fn stop(&self) -> io::Result<()> {
         self.demand(&Errand::Stop).map(drop)
+    }
+
+    /// Stops the device on somebody's behalf, `force` or not; the workers then end, and all else follows.
+    ///
+    /// # Errors
+    ///
+    /// `ResourceBusy` where its disk is open somewhere; `WouldBlock` where it is being started or stopped already.
+    pub(super) fn stop_for(&self, force: bool) -> io::Result<()> {
+        if matches!(self.asking.try_lock(), Err(TryLockError::WouldBlock)) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let errand = if force { Errand::Stop } else { Errand::TryStop };
+        self.demand(&errand).map(drop)
     }
 
     /// Deletes the device and its socket, once its workers have ended.

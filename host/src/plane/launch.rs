@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -13,10 +13,10 @@ use rustix::process::geteuid;
 use rustix::stdio::dup2_stdin;
 use serde::{Deserialize, Serialize};
 
-use super::message::{self, MESSAGE_BYTES_MAX};
 use crate::config::DeviceConfig;
 use crate::error::{Context, Error, Kind, Result};
 use crate::limits;
+use crate::message::{self, MESSAGE_BYTES_MAX};
 use crate::sys::Artefact;
 
 /// A device that can be used.
@@ -42,15 +42,16 @@ enum Answer {
 ///
 /// What they say; or that they ended, or did not answer in time.
 pub fn start(config: &DeviceConfig, artefact: &Artefact) -> Result<Ready> {
-    let (socket, mut child) = spawn("mind", config, artefact)?;
+    let (socket, mut child) = spawn("mind", config, artefact, &[])?;
     wait(&socket, &mut child)
 }
 
-/// Starts this program again with one hidden command, and hands it a device.
+/// Starts this program again with one hidden command, and hands it a device, with the stores that are open already.
 pub(super) fn spawn(
     command: &str,
     config: &DeviceConfig,
     artefact: &Artefact,
+    stores: &[File],
 ) -> Result<(OwnedFd, Child)> {
     let failed = || "cannot start the process of the device".to_owned();
     let bytes = serde_json::to_vec(config).doing(failed)?;
@@ -67,7 +68,9 @@ pub(super) fn spawn(
         .stdout(Stdio::null())
         .spawn()
         .doing(failed)?;
-    message::send(&ours, &bytes, &[artefact.file().as_fd()]).doing(failed)?;
+    let files = [artefact.file()].into_iter().chain(stores);
+    let files: Vec<BorrowedFd<'_>> = files.map(AsFd::as_fd).collect();
+    message::send(&ours, &bytes, &files).doing(failed)?;
     Ok((ours, child))
 }
 
@@ -109,6 +112,19 @@ fn wait(socket: &OwnedFd, child: &mut Child) -> Result<Ready> {
     }
 }
 
+/// What a process of a device begins with.
+#[derive(Debug)]
+pub struct Handed {
+    /// Its device.
+    pub config: DeviceConfig,
+    /// The compiled guest.
+    pub artefact: Artefact,
+    /// The stores, where they are open already.
+    pub stores: Vec<File>,
+    /// Who waits for it.
+    pub parent: Parent,
+}
+
 /// The end of the socket pair in the process that was started.
 #[derive(Debug)]
 pub struct Parent(pub(super) OwnedFd);
@@ -118,7 +134,7 @@ pub struct Parent(pub(super) OwnedFd);
 /// # Errors
 ///
 /// Where this process was not started by ours.
-pub fn receive() -> Result<(DeviceConfig, Artefact, Parent)> {
+pub fn receive() -> Result<Handed> {
     let alone = || Error::usage("'wasmblk add' starts this; it is not for people");
     let socket = io::stdin()
         .as_fd()
@@ -131,15 +147,17 @@ pub fn receive() -> Result<(DeviceConfig, Artefact, Parent)> {
     }
     let (bytes, files) = message::receive(&socket).map_err(|_| alone())?;
     let config = serde_json::from_slice(&bytes).map_err(|_| alone())?;
-    let artefact = files.into_iter().next().ok_or_else(alone)?;
+    let mut files = files.into_iter().map(File::from);
+    let artefact = files.next().ok_or_else(alone)?;
     // Once it is closed here, the other end learns of it.
     let null = File::open("/dev/null").doing(|| "cannot open /dev/null".into())?;
     dup2_stdin(&null).doing(|| "cannot leave the terminal".into())?;
-    Ok((
+    Ok(Handed {
         config,
-        Artefact::vouch(File::from(artefact)),
-        Parent(socket),
-    ))
+        artefact: Artefact::vouch(artefact),
+        stores: files.collect(),
+        parent: Parent(socket),
+    })
 }
 
 impl Parent {

@@ -1,26 +1,32 @@
 //! The minder: the small process with privilege beside each data plane. It starts the data plane, does for it
 //! what needs privilege (`errand.rs`), and waits for its end. It never sees a request or the guest.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::chown;
 use std::os::unix::net::UnixListener;
 use std::process::Child;
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use tracing::{debug, error, info};
 
 use super::errand::{Errand, Report, reply};
+use super::keeper::Keeper;
 use super::launch::{self, Ready};
 use super::log::LogFiles;
 use super::run_dir::RunDir;
-use super::{message, socket};
+use super::socket;
 use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::confine;
 use crate::error::{Context, Error, Kind, Result};
+use crate::message;
 use crate::sys::Artefact;
-use crate::ublk::{Control, Device, block_path};
+use crate::ublk::abi::DevInfo;
+use crate::ublk::block_path;
 use crate::udev;
 use crate::wake::Wake;
 
@@ -35,12 +41,16 @@ use crate::wake::Wake;
 pub fn mind(
     config: DeviceConfig,
     artefact: &Artefact,
+    stores: &[File],
     announce: impl FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>,
 ) -> Result<()> {
     let mut wake = Wake::new()?;
-    let (socket, child) = launch::spawn("plane", &config, artefact)?;
-    if config.confine {
-        confine::for_minder();
+    let (socket, child) = launch::spawn("plane", &config, artefact, stores)?;
+    match &config.broker {
+        Some(_) if config.owner.is_some() => confine::for_host(),
+        Some(_) => confine::for_brokered_minder(),
+        None if config.confine => confine::for_minder(),
+        None => {}
     }
     let mut minder = Minder {
         run_dir: RunDir::new(config.run_dir.clone()),
@@ -63,7 +73,7 @@ struct Minder<A> {
     child: Child,
     announce: Option<A>,
     /// From Add to Delete.
-    device: Option<Device>,
+    device: Option<Keeper>,
     announced: bool,
     /// The data plane's last word.
     outcome: Option<Option<(Kind, String)>>,
@@ -120,14 +130,9 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
                 hidden,
                 align_bytes,
             } => match self.add(&geometry, hidden, align_bytes) {
-                Ok((mut device, listener)) => {
-                    let report = Report::Added(*device.info());
-                    // Whoever has this open last makes the kernel stop the device: not us.
-                    let file = device.take_char_device();
+                Ok((device, info, file, listener)) => {
+                    let report = Report::Added(info);
                     self.device = Some(device);
-                    let Some(file) = file else {
-                        return Err(io::ErrorKind::NotConnected.into());
-                    };
                     return reply(&self.socket, &report, &[file.as_fd(), listener.as_fd()]);
                 }
                 Err(error) => Report::refused(&error),
@@ -155,6 +160,7 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
                         Err(error) => Report::refused(&error),
                     }
                 }
+                (Some(device), Errand::TryStop) => Report::of(device.try_stop()),
                 (Some(device), Errand::Stop) => Report::of(device.stop()),
                 _ => Report::of(Err(io::ErrorKind::NotFound.into())),
             },
@@ -168,17 +174,26 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
         geometry: &Geometry,
         hidden: bool,
         align_bytes: u32,
-    ) -> Result<(Device, UnixListener)> {
+    ) -> Result<(Keeper, DevInfo, Arc<File>, UnixListener)> {
         if self.device.is_some() || self.announced {
             return Err(Error::failed("a data plane has one device"));
         }
         let _lock = self.run_dir.lock()?;
         self.run_dir.check_name(self.config.name.as_deref())?;
         let spec = self.config.spec(hidden, align_bytes);
-        let mut device = Device::add(Control::open()?, &spec, geometry)?;
-        match socket::bind(&self.run_dir.socket(device.id())) {
-            Ok(listener) => Ok((device, listener)),
+        let (mut device, info, file) = Keeper::add(&self.config, &spec, geometry)?;
+        let path = self.run_dir.socket(device.id());
+        let bound = socket::bind(&path).and_then(|listener| {
+            if let Some((uid, gid)) = self.config.owner {
+                let failed = || "cannot give the control socket to its user".into();
+                chown(&path, Some(uid), Some(gid)).doing(failed)?;
+            }
+            Ok(listener)
+        });
+        match bound {
+            Ok(listener) => Ok((device, info, file, listener)),
             Err(error) => {
+                drop(file);
                 let _ = device.delete();
                 Err(error)
             }
@@ -236,6 +251,11 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
             return result;
         };
         let id = device.id();
+        if device.is_brokered() {
+            // Its warden sees that nobody has the capability any more.
+            self.run_dir.forget_socket(id);
+            return result;
+        }
         if self.announced {
             // It is shown as dead until somebody has seen that.
             if let Err(error) = &result {

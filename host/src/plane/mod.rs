@@ -2,19 +2,19 @@
 //! the device, how they end.
 
 mod errand;
+mod keeper;
 mod launch;
 mod log;
-mod message;
 mod minder;
 mod run;
 mod run_dir;
 mod socket;
 mod status;
 
-pub use launch::{Parent, Ready, receive, start};
+pub use launch::{Handed, Parent, Ready, receive, start};
 pub use log::{LogFiles, init as init_log, log_to};
 pub use minder::mind;
 pub use run::run;
 pub use run_dir::RunDir;
-pub use socket::{End, ask};
+pub use socket::{End, Stopped, ask, ask_owned, stop};
 pub use status::{State, Status};

@@ -8,14 +8,14 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Signal, geteuid};
 use rustix::stdio::dup2_stderr;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tracing::{debug, error, info};
 use wasmtime::Engine;
 
 use super::errand::Minder;
-use super::launch::Parent;
+use super::launch::Handed;
 use super::log::{LogFiles, log_to};
 use super::run_dir::RunDir;
 use super::socket;
@@ -43,25 +43,41 @@ const JOIN_STEP: Duration = Duration::from_millis(5);
 ///
 /// Why there is no device, why it ended before its time, what was lost at its end, or what of it could
 /// not be removed.
-pub fn run(config: DeviceConfig, artefact: &Artefact, parent: Parent) -> Result<()> {
-    let minder = Minder::new(parent);
-    let result = serve(config, artefact, &minder);
+pub fn run(handed: Handed) -> Result<()> {
+    let Handed {
+        config,
+        artefact,
+        stores,
+        parent,
+    } = handed;
+    if config.broker.is_some() {
+        // The broker ends who does not answer, and means this process too.
+        end_with_parent(Signal::KILL)?;
+    }
+    let minder = Arc::new(Minder::new(parent));
+    let result = serve(config, &artefact, stores, &minder);
     minder.tell_end(&result);
     result
 }
 
-fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Minder) -> Result<()> {
+fn serve(
+    config: DeviceConfig,
+    artefact: &Artefact,
+    stores: Vec<File>,
+    minder: &Arc<Minder>,
+) -> Result<()> {
     let mut wake = Wake::new()?;
     if config.unprivileged {
         // The kernel ends the minder, which opened the device, for a request that takes 30 s. That request would
         // never end if this process went on.
         end_with_parent(Signal::KILL)?;
     }
-    let (engine, guest) = load(&config, artefact)?;
+    let (engine, guest) = load(&config, artefact, stores)?;
     // Threads that are started from here on are marked too, and confined.
     if let Err(error) = set_io_flusher() {
         debug!(%error, "cannot be marked as an I/O flusher: keep swap off this device");
     }
+    let uid = (config.owner).map_or_else(|| geteuid().as_raw(), |(uid, _)| uid);
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.doing(|| "cannot open /dev/null".into())?;
     let confinement = if config.confine {
@@ -78,6 +94,7 @@ fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Minder) -> Result<(
     let shared = Arc::new(Shared {
         guest: opener.guest.clone(),
         log: RunDir::new(config.run_dir.clone()).log(id),
+        uid,
         confinement,
         info: added.info,
         geometry,
@@ -96,7 +113,7 @@ fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Minder) -> Result<(
         shared,
         workers: Vec::new(),
     };
-    let served = socket::serve(added.listener, plane.shared.clone())
+    let served = socket::serve(added.listener, plane.shared.clone(), minder.clone())
         .and_then(|()| plane.serve(first, &mut wake, &null));
     let result = served.and(plane.end());
     plane.shared.waiters.tell(&result);
@@ -104,9 +121,15 @@ fn serve(config: DeviceConfig, artefact: &Artefact, minder: &Minder) -> Result<(
 }
 
 /// Opens the stores and loads the compiled guest; none of its code runs yet.
-fn load(config: &DeviceConfig, artefact: &Artefact) -> Result<(Engine, Guest)> {
+fn load(config: &DeviceConfig, artefact: &Artefact, stores: Vec<File>) -> Result<(Engine, Guest)> {
+    let stores = if config.owner.is_some() {
+        // His rights have opened them.
+        Stores::of(&config.stores, stores)?
+    } else {
+        Stores::open(&config.stores)?
+    };
     let granted = Granted {
-        stores: Arc::new(Stores::open(&config.stores)?),
+        stores: Arc::new(stores),
         allowed: config.allowed.clone(),
     };
     let engine = new_engine()?;

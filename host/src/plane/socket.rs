@@ -10,11 +10,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
+use super::errand::Minder;
 use super::status::{Shared, Status};
 use crate::error::{Context, Error, Result};
 use crate::limits;
@@ -22,18 +23,34 @@ use crate::limits;
 /// Longest line that a client may send.
 const REQUEST_BYTES_MAX: u64 = 4096;
 
+/// Longest status that is read: what all its parts may take, and more.
+const STATUS_BYTES_MAX: u64 = 4 << 20;
+
 /// What a client may ask.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "lowercase")]
 enum Request {
     Info,
     Wait,
+    Stop { force: bool },
 }
 
 /// The answer to a wait, before its outcome.
 #[derive(Debug, Serialize)]
 struct Noted {
     waiting: bool,
+}
+
+/// What came of a stop that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stopped {
+    /// It ends.
+    Ends,
+    /// Its disk is open somewhere.
+    InUse,
+    /// It cannot be stopped.
+    Failed(String),
 }
 
 /// How a device ended.
@@ -85,10 +102,14 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener> {
 }
 
 /// Answers on the socket in a thread of its own, for the life of the process.
-pub(super) fn serve(listener: UnixListener, shared: Arc<Shared>) -> Result<()> {
+pub(super) fn serve(
+    listener: UnixListener,
+    shared: Arc<Shared>,
+    minder: Arc<Minder>,
+) -> Result<()> {
     let run = move || {
         for client in listener.incoming() {
-            if let Err(error) = client.and_then(|client| answer(client, &shared)) {
+            if let Err(error) = client.and_then(|client| answer(client, &shared, &minder)) {
                 debug!(%error, "a client of the control socket got no answer");
             }
         }
@@ -100,7 +121,7 @@ pub(super) fn serve(listener: UnixListener, shared: Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
-fn answer(mut client: UnixStream, shared: &Shared) -> io::Result<()> {
+fn answer(mut client: UnixStream, shared: &Shared, minder: &Minder) -> io::Result<()> {
     client.set_read_timeout(Some(limits::SOCKET_TIMEOUT))?;
     client.set_write_timeout(Some(limits::SOCKET_TIMEOUT))?;
     let mut line = String::new();
@@ -108,6 +129,18 @@ fn answer(mut client: UnixStream, shared: &Shared) -> io::Result<()> {
     match serde_json::from_str(&line)? {
         Request::Info => send(&mut client, &shared.status()),
         Request::Wait => shared.waiters.add(client),
+        Request::Stop { force } => send(&mut client, &stop_for(minder, force)),
+    }
+}
+
+/// Stops the device for somebody who has no privilege to do it himself.
+fn stop_for(minder: &Minder, force: bool) -> Stopped {
+    match minder.stop_for(force) {
+        Ok(()) => Stopped::Ends,
+        // It ends already, or is not there yet: who waits for the end learns of it.
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Stopped::Ends,
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => Stopped::InUse,
+        Err(error) => Stopped::Failed(error.to_string()),
     }
 }
 
@@ -117,13 +150,16 @@ fn send(to: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
     to.write_all(&line)
 }
 
-/// Connects, with a bound, and sends a request.
-fn call(path: &Path, request: Request) -> io::Result<BufReader<UnixStream>> {
+/// Connects, with a bound, and sends a request; where it matters, only to a process of the `owner`.
+fn call(path: &Path, request: Request, owner: Option<u32>) -> io::Result<BufReader<UnixStream>> {
     let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
     for direction in [Timeout::Send, Timeout::Recv] {
         set_socket_timeout(&socket, direction, Some(limits::SOCKET_TIMEOUT))?;
     }
     connect(&socket, &SocketAddrUnix::new(path)?)?;
+    if owner.is_some_and(|owner| socket_peercred(&socket).map(|it| it.uid.as_raw()) != Ok(owner)) {
+        return Err(ErrorKind::PermissionDenied.into());
+    }
     let mut server = UnixStream::from(socket);
     send(&mut server, &request)?;
     Ok(BufReader::new(server))
@@ -136,9 +172,20 @@ fn call(path: &Path, request: Request) -> io::Result<BufReader<UnixStream>> {
 /// `ConnectionRefused` or `NotFound` where no process serves it any more; `PermissionDenied` where it
 /// is another user's.
 pub fn ask(path: &Path) -> io::Result<Status> {
+    ask_owned(path, None)
+}
+
+/// The same of a socket of which somebody says that it is a device's: nobody else's process but the `owner`'s is
+/// asked.
+///
+/// # Errors
+///
+/// As [`ask`]; `PermissionDenied` where it is another user's.
+pub fn ask_owned(path: &Path, owner: Option<u32>) -> io::Result<Status> {
     let once = || {
         let mut line = String::new();
-        call(path, Request::Info)?.read_line(&mut line)?;
+        let server = call(path, Request::Info, owner)?;
+        server.take(STATUS_BYTES_MAX).read_line(&mut line)?;
         Ok(serde_json::from_str(&line)?)
     };
     once().or_else(|error: io::Error| match error.kind() {
@@ -146,6 +193,21 @@ pub fn ask(path: &Path) -> io::Result<Status> {
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => once(),
         _ => Err(error),
     })
+}
+
+/// Asks a device to stop, unless its disk is open somewhere or with `force`.
+///
+/// # Errors
+///
+/// As [`ask`].
+pub fn stop(path: &Path, force: bool) -> io::Result<Stopped> {
+    let mut server = call(path, Request::Stop { force }, None)?;
+    // Requests that the guest has in hand are waited for.
+    let most = limits::SLOW_CONTROL_TIMEOUT + limits::SOCKET_TIMEOUT;
+    server.get_ref().set_read_timeout(Some(most))?;
+    let mut line = String::new();
+    server.read_line(&mut line)?;
+    Ok(serde_json::from_str(&line)?)
 }
 
 /// A wait for the end of a device's process.
@@ -159,7 +221,7 @@ impl End {
     ///
     /// As [`ask`]; `UnexpectedEof` where too many wait already.
     pub fn of(path: &Path) -> io::Result<End> {
-        let mut server = call(path, Request::Wait)?;
+        let mut server = call(path, Request::Wait, None)?;
         // The process says when it has taken note: from then on its last word cannot be missed.
         if server.read_line(&mut String::new())? == 0 {
             return Err(ErrorKind::UnexpectedEof.into());

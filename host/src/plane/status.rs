@@ -80,6 +80,10 @@ pub struct Status {
     pub usage: Usage,
     pub log: PathBuf,
     #[serde(default)]
+    pub uid: u32,
+    #[serde(default)]
+    pub broker: Option<PathBuf>,
+    #[serde(default)]
     pub confinement: Vec<Layer>,
     pub uptime_ms: u128,
     pub stats: Snapshot,
@@ -121,6 +125,8 @@ pub(super) struct Shared {
     pub(super) geometry: Geometry,
     pub(super) info: DevInfo,
     pub(super) log: PathBuf,
+    /// Whose processes these are.
+    pub(super) uid: u32,
     pub(super) confinement: Vec<Layer>,
     pub(super) health: Arc<Health>,
     pub(super) stats: Stats,
@@ -198,6 +204,8 @@ impl Shared {
             limits: LimitsShown::new(&config.limits),
             usage: self.guest.usage(),
             log: self.log.clone(),
+            uid: self.uid,
+            broker: config.broker.clone(),
             confinement: self.confinement.clone(),
             uptime_ms: self.since.elapsed().as_millis(),
             stats: self.stats.snapshot(),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FallocateFlags, fallocate, major, minor};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, major, minor};
 
 use super::grant::Grant;
 use super::shape::Shape;
@@ -51,6 +51,27 @@ impl Stores {
             .map(Store::open)
             .collect::<Result<_>>()
             .map(Stores)
+    }
+
+    /// The same of files that somebody has opened with rights of his own.
+    ///
+    /// # Errors
+    ///
+    /// Names the store that is not what was granted.
+    pub fn of(grants: &[Grant], files: Vec<File>) -> Result<Stores> {
+        if grants.len() != files.len() {
+            return Err(Error::usage("each store takes one open file"));
+        }
+        let open = grants.iter().zip(files);
+        open.map(|(grant, file)| Store::of(grant, file))
+            .collect::<Result<_>>()
+            .map(Stores)
+    }
+
+    /// The open files, for another process.
+    #[must_use]
+    pub fn into_files(self) -> Vec<File> {
+        self.0.into_iter().map(|store| store.file).collect()
     }
 
     /// All of them, by number.
@@ -107,6 +128,42 @@ impl Store {
             .custom_flags(flags)
             .open(&grant.path)
             .map_err(failed)?;
+        Store::measured(grant, file)
+    }
+
+    /// Takes a file that is open already. It must be what [`Store::open`] would have opened.
+    fn of(grant: &Grant, file: File) -> Result<Store> {
+        let wrong = |what: &str| {
+            let (name, shown) = (&grant.name, grant.path.display());
+            Error::usage(format!("--store {name}={shown}: the open file {what}"))
+        };
+        let (flags, about) = (fcntl_getfl(&file), file.metadata());
+        let (Ok(flags), Ok(about)) = (flags, about) else {
+            return Err(wrong("cannot be looked at"));
+        };
+        let kind = about.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(wrong("is neither a file nor a block device"));
+        }
+        let access = flags & OFlags::ACCMODE;
+        let fits = access == OFlags::RDWR || grant.read_only && access == OFlags::RDONLY;
+        if flags.contains(OFlags::PATH) || !fits {
+            return Err(wrong("is not open for what is granted"));
+        }
+        if flags.contains(OFlags::DIRECT) != grant.direct {
+            return Err(wrong(
+                "passes by the system's cache, or does not, unlike the grant",
+            ));
+        }
+        Store::measured(grant, file)
+    }
+
+    /// Locks and measures it.
+    fn measured(grant: &Grant, file: File) -> Result<Store> {
+        let (name, shown) = (&grant.name, grant.path.display());
+        let failed = |why: io::Error| {
+            Error::failed(format!("cannot use --store {name}={shown}")).because(why)
+        };
         lock(&file, grant)?;
         let (size_bytes, block_bytes) = measure(&file).map_err(failed)?;
         if !block_bytes.is_power_of_two() || !(512..=4096).contains(&block_bytes) {

@@ -13,7 +13,8 @@ pub struct Artefact(File);
 impl Artefact {
     /// Vouches for a file: it was written by wasmtime in a process of this user, and nobody else can
     /// have changed it since. `guest::compile` does it for what it wrote or found in this user's cache,
-    /// `plane::launch` for what the process of this user sent that started this one.
+    /// `plane::launch` for what the process of this user sent that started this one, `commands::host` for what its
+    /// compiler wrote, which has ended.
     pub(crate) fn vouch(file: File) -> Artefact {
         Artefact(file)
     }
@@ -31,7 +32,7 @@ impl Artefact {
     /// Where it is of another version or configuration of the engine.
     pub fn load(&self, engine: &Engine) -> Result<Component> {
         let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
-        // SAFETY: the file holds wasmtime's own code (`vouch`, by its two callers). Files of the cache
+        // SAFETY: the file holds wasmtime's own code (`vouch`, by its callers). Files of the cache
         // get their name when they are complete and are never changed under it, so this holds until
         // the mapping ends.
         unsafe { Component::deserialize_file(engine, path) }

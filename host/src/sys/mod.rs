@@ -8,6 +8,7 @@ mod confine;
 mod lock;
 mod memory;
 mod own_ring;
+mod peer;
 mod place;
 mod process;
 mod queue;
@@ -22,10 +23,12 @@ pub use blocking::Blocking;
 pub use confine::{deny_write_execute, unshare_mounts};
 pub use lock::lock_file;
 pub use memory::AlignedBytes;
+pub use peer::{has_ended, kill_as_root, peer_groups, peer_pidfd};
 pub use place::Place;
 pub use process::{
-    copy_of_fd, drop_capabilities, first_inherited_fd, keep_minders_capabilities, process_cpu_time,
-    set_io_flusher, spawn_unprivileged, thread_cpu_time,
+    copy_of_fd, drop_capabilities, first_inherited_fd, keep_brokers_capabilities,
+    keep_hosts_capabilities, keep_minders_capabilities, process_cpu_time, set_io_flusher,
+    spawn_unprivileged, thread_cpu_time,
 };
 pub use queue::{Event, QueueRing};
 pub use ring::ControlRing;

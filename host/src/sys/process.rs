@@ -51,6 +51,27 @@ pub fn keep_minders_capabilities() -> io::Result<()> {
     keep_capabilities(CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_OVERRIDE)
 }
 
+/// The same, but for what ublk's control commands take, and what giving a node to a user takes; where it `hosts`
+/// data planes, also for what marks them as I/O flushers.
+///
+/// # Errors
+///
+/// The system's.
+pub fn keep_brokers_capabilities(hosts: bool) -> io::Result<()> {
+    let mut kept = CapabilitySet::SYS_ADMIN | CapabilitySet::CHOWN | CapabilitySet::FOWNER;
+    kept.set(CapabilitySet::SYS_RESOURCE, hosts);
+    keep_capabilities(kept)
+}
+
+/// The same, but for what giving a control socket to a user takes.
+///
+/// # Errors
+///
+/// The system's.
+pub fn keep_hosts_capabilities() -> io::Result<()> {
+    keep_capabilities(CapabilitySet::CHOWN)
+}
+
 fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
     let all = (0..u64::BITS).map(|bit| CapabilitySet::from_bits_retain(1 << bit));
     for capability in all.filter(|capability| !kept.contains(*capability)) {

@@ -17,6 +17,7 @@ pub mod control {
     pub const GET_FEATURES: u32 = 0x8020_7513;
     pub const DEL_DEV: u32 = 0xc020_7505;
     pub const DEL_DEV_ASYNC: u32 = 0x8020_7514;
+    pub const UPDATE_SIZE: u32 = 0xc020_7515;
     pub const TRY_STOP_DEV: u32 = 0xc020_7517;
 }
 
@@ -34,6 +35,7 @@ pub mod feature {
     pub const UNPRIVILEGED_DEV: u64 = 1 << 5;
     pub const CMD_IOCTL_ENCODE: u64 = 1 << 6;
     pub const USER_COPY: u64 = 1 << 7;
+    pub const UPDATE_SIZE: u64 = 1 << 10;
     pub const AUTO_BUF_REG: u64 = 1 << 11;
     pub const SAFE_STOP_DEV: u64 = 1 << 17;
     pub const NO_AUTO_PART_SCAN: u64 = 1 << 18;
@@ -130,7 +132,19 @@ pub struct CtrlCmd {
 }
 
 /// `struct ublksrv_ctrl_dev_info`.
-#[derive(Clone, Copy, Debug, Default, IntoBytes, FromBytes, Immutable, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    IntoBytes,
+    FromBytes,
+    Immutable,
+    Serialize,
+    Deserialize,
+)]
 #[repr(C)]
 #[expect(missing_docs, reason = "fields of the header")]
 pub struct DevInfo {

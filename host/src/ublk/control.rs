@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::fs::{Access, Mode, OFlags, access, open};
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::abi::{CtrlCmd, DevInfo, Params, control, feature};
+use super::abi::{CtrlCmd, DevInfo, Params, SECTOR_SHIFT, control, feature};
 use crate::error::{Context, Error, Result};
 use crate::limits;
 use crate::sys::ControlRing;
@@ -206,6 +206,24 @@ impl Control {
     /// `ResourceBusy` where somebody has.
     pub fn try_stop(&mut self, id: u32) -> io::Result<()> {
         self.slow_call(control::TRY_STOP_DEV, device(id))
+            .map_err(no_device)
+    }
+
+    /// Changes the size of a device that has started. The kernel checks nothing of it.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` before Linux 6.16.
+    pub fn resize(&mut self, id: u32, size_bytes: u64) -> io::Result<()> {
+        if self.features & feature::UPDATE_SIZE == 0 {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let command = CtrlCmd {
+            data: size_bytes >> SECTOR_SHIFT,
+            ..device(id)
+        };
+        self.call(control::UPDATE_SIZE, command, &mut [])
+            .map(drop)
             .map_err(no_device)
     }
 

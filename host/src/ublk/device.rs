@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::abi::{DevInfo, feature};
 use super::control::{Control, block_path, open_char, own_node};
-use super::encode;
+use super::{encode, holders};
 use crate::block::Geometry;
 use crate::error::{Context, Error, Result};
 use crate::limits;
@@ -36,6 +36,8 @@ pub struct Spec {
     pub unprivileged: bool,
     /// What data must lie at multiples of in memory, in bytes, to go to the stores as it is.
     pub align_bytes: u32,
+    /// A number that the kernel keeps with the device for whoever made it.
+    pub mark: u64,
 }
 
 /// How the data of requests comes and goes.
@@ -117,6 +119,7 @@ impl Device {
             max_io_buf_bytes: geometry.max_transfer_bytes,
             flags: feature::CMD_IOCTL_ENCODE | scan_off | zero_copy | owner,
             ublksrv_pid: -1,
+            ublksrv_flags: spec.mark,
             ..DevInfo::default()
         };
         let info = control
@@ -144,6 +147,21 @@ impl Device {
                 Err(error)
             }
         }
+    }
+
+    /// A device that somebody else has added, to be stopped and deleted.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is none.
+    pub fn adopt(mut control: Control, id: u32) -> io::Result<Device> {
+        let info = control.info(id)?;
+        Ok(Device {
+            control,
+            info,
+            node: None,
+            char_device: None,
+        })
     }
 
     fn prepare(&mut self, geometry: &Geometry, spec: &Spec) -> Result<()> {
@@ -241,6 +259,40 @@ impl Device {
             "{} did not appear although the device started; is /dev a devtmpfs or kept by udev?",
             node.display()
         )))
+    }
+
+    /// Stops the device unless somebody has it open.
+    ///
+    /// # Errors
+    ///
+    /// `ResourceBusy` where somebody has, or seems to on kernels without TRY_STOP.
+    pub fn try_stop(&mut self) -> io::Result<()> {
+        let id = self.id();
+        if self.control.can_try_stop() {
+            return self.control.try_stop(id).or_else(gone_is_fine);
+        }
+        if holders(id).is_empty() {
+            return self.stop();
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
+    }
+
+    /// Changes its size.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where the kernel cannot.
+    pub fn resize(&mut self, size_bytes: u64) -> io::Result<()> {
+        self.control.resize(self.info.dev_id, size_bytes)
+    }
+
+    /// What the kernel says of it now.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where it is gone.
+    pub fn now(&mut self) -> io::Result<DevInfo> {
+        self.control.info(self.info.dev_id)
     }
 
     /// Stops the device, used or not: its disk goes, and workers get their tags back and end.

@@ -1,0 +1,203 @@
+//! The broker: who asks for what, and whether he gets it. One thread that waits for nobody: each client says what he
+//! wants in one packet, within a bound; what the kernel is asked for, wardens ask.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
+};
+use tracing::{debug, info};
+
+use super::client;
+use super::hosts::Hosts;
+use super::policy::{Peer, Policy};
+use super::table::Table;
+use crate::confine;
+use crate::error::{Context, Error, Result};
+use crate::limits;
+use crate::sys::peer_groups;
+use crate::wake::Wake;
+
+/// Clients that the kernel keeps waiting for us.
+const BACKLOG: i32 = 256;
+
+/// Serves clients at a socket until a signal. Devices stay when it ends. `place` is the folder of the control sockets
+/// and logs of devices that it serves itself, and what to log. `announce` is called when clients can
+/// connect.
+///
+/// # Errors
+///
+/// Where there is no ublk, or the socket cannot be made, or is another broker's.
+pub fn serve(
+    path: &Path,
+    policy: Policy,
+    place: (&Path, &str),
+    announce: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let (run_dir, log) = place;
+    let mut wake = Wake::new()?;
+    let table = Table::new(log)?;
+    let listener = open(path)?;
+    confine::for_broker(policy.hosts())
+        .doing(|| "cannot give up privileges; is this root?".into())?;
+    announce()?;
+    info!(socket = %path.display(), "the broker is ready");
+    let mut desk = Desk {
+        path: path.to_owned(),
+        run_dir: run_dir.to_owned(),
+        policy,
+        table,
+        hosts: Hosts::default(),
+        log: log.to_owned(),
+        complained: Instant::now(),
+        listener,
+        visitors: Vec::new(),
+    };
+    let served = desk.serve(&mut wake);
+    let _ = fs::remove_file(path);
+    served
+}
+
+/// Makes the socket, to which everybody may connect. One that a dead broker left is replaced.
+fn open(path: &Path) -> Result<OwnedFd> {
+    let shown = path.display();
+    if client::answers(path) {
+        return Err(Error::failed(format!("another broker answers at {shown}")));
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).doing(|| format!("cannot make {}", folder.display()))?;
+    }
+    let _ = fs::remove_file(path);
+    let listener = || -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        bind(&socket, &SocketAddrUnix::new(path)?)?;
+        fs::set_permissions(path, Permissions::from_mode(0o666))?;
+        listen(&socket, BACKLOG)?;
+        Ok(socket)
+    };
+    listener().doing(|| format!("cannot make the broker's socket {shown}"))
+}
+
+/// A client that has not said what it wants.
+#[derive(Debug)]
+pub(super) struct Visitor {
+    pub(super) socket: OwnedFd,
+    pub(super) peer: Peer,
+    until: Instant,
+}
+
+pub(super) struct Desk {
+    pub(super) path: PathBuf,
+    pub(super) run_dir: PathBuf,
+    pub(super) policy: Policy,
+    pub(super) table: Table,
+    pub(super) hosts: Hosts,
+    pub(super) log: String,
+    /// When the log last spoke of a refusal.
+    pub(super) complained: Instant,
+    listener: OwnedFd,
+    visitors: Vec<Visitor>,
+}
+
+impl Desk {
+    fn serve(&mut self, wake: &mut Wake) -> Result<()> {
+        let mut looked = Instant::now();
+        loop {
+            let ready = self.wait(wake)?;
+            let (visitors, wardens) = ready[2..].split_at(self.visitors.len());
+            if ready[0] {
+                info!("told to end; its devices stay");
+                return Ok(());
+            }
+            // What visitors change comes after what was waited for.
+            self.table.hear(wardens);
+            for (visitor, is_ready) in mem::take(&mut self.visitors).into_iter().zip(visitors) {
+                if *is_ready {
+                    self.receive(visitor);
+                } else if visitor.until > Instant::now() {
+                    self.visitors.push(visitor);
+                }
+            }
+            if ready[1] {
+                self.accept();
+            }
+            if looked.elapsed() >= limits::BROKER_LOOK_TIME {
+                looked = Instant::now();
+                self.table.look(&self.path);
+                self.hosts.look();
+            }
+        }
+    }
+
+    /// Waits for whatever comes first; says of the signal, the listener, each visitor and each warden whether it is
+    /// ready.
+    fn wait(&self, wake: &Wake) -> Result<Vec<bool>> {
+        let room = self.visitors.len() < limits::BROKER_CLIENTS_MAX;
+        let listener = if room {
+            PollFlags::IN
+        } else {
+            PollFlags::empty()
+        };
+        let mut fds = vec![
+            PollFd::new(wake, PollFlags::IN),
+            PollFd::new(&self.listener, listener),
+        ];
+        let visitors = self.visitors.iter().map(|visitor| visitor.socket.as_fd());
+        let others: Vec<BorrowedFd<'_>> = visitors.chain(self.table.reports()).collect();
+        fds.extend(others.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        let busy =
+            !self.visitors.is_empty() || self.table.has_loose_ends() || !self.hosts.is_empty();
+        let timeout: Option<Timespec> = busy
+            .then(|| limits::BROKER_LOOK_TIME.try_into().ok())
+            .flatten();
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(why) => return Err(why).doing(|| "cannot wait for clients".into()),
+        }
+        Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect())
+    }
+
+    /// Lets in who is there, as far as there is room. Who is let in or sent away takes a place of this turn: however
+    /// many come, the others have their turn too.
+    fn accept(&mut self) {
+        for _ in self.visitors.len()..limits::BROKER_CLIENTS_MAX {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let Ok(socket) = accept_with(&self.listener, flags) else {
+                return;
+            };
+            let Ok(peer) = peer_of(&socket) else { continue };
+            let his = self
+                .visitors
+                .iter()
+                .filter(|other| other.peer.uid == peer.uid);
+            if his.count() >= limits::BROKER_CLIENTS_OF_USER_MAX {
+                debug!(uid = peer.uid, "too many clients of one user");
+                continue;
+            }
+            self.visitors.push(Visitor {
+                socket,
+                peer,
+                until: Instant::now() + limits::BROKER_CLIENT_TIMEOUT,
+            });
+        }
+    }
+}
+
+fn peer_of(socket: &OwnedFd) -> io::Result<Peer> {
+    let known = socket_peercred(socket)?;
+    Ok(Peer {
+        pid: known.pid.as_raw_nonzero().get(),
+        uid: known.uid.as_raw(),
+        gid: known.gid.as_raw(),
+        groups: peer_groups(socket.as_fd())?,
+    })
+}

@@ -1,0 +1,88 @@
+//! One message over a socket that keeps messages apart: bytes, and files that go along.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::retry_on_intr;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, UCred, recvmsg, sendmsg, socketpair,
+};
+
+use crate::limits;
+
+/// Longest message: guest options take the most of it.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// Files that go along with one message: a guest, its stores, and who waits for it.
+const FILES_MAX: usize = limits::STORES_MAX + 2;
+
+/// A pair of sockets that keep messages apart.
+///
+/// # Errors
+///
+/// Where there are no further file descriptors.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let kind = SocketType::SEQPACKET;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    Ok((ours, theirs))
+}
+
+/// Sends one.
+///
+/// # Errors
+///
+/// The system's; `WouldBlock` where there is no room and the socket does not wait.
+pub fn send(socket: impl AsFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let slices = [IoSlice::new(bytes)];
+    let sent = retry_on_intr(|| sendmsg(&socket, &slices, &mut control, SendFlags::NOSIGNAL))?;
+    if sent == bytes.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
+}
+
+/// Waits for one, unless the socket does not wait.
+///
+/// # Errors
+///
+/// `UnexpectedEof` where the other process has gone; `WouldBlock` where nothing is there.
+pub fn receive(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    receive_from(socket).map(|(bytes, files, _)| (bytes, files))
+}
+
+/// The same, with who has sent it, where the socket is asked to tell (`SO_PASSCRED`).
+///
+/// # Errors
+///
+/// As [`receive`].
+pub fn receive_from(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>, Option<UCred>)> {
+    let mut bytes = vec![0; MESSAGE_BYTES_MAX];
+    let mut space =
+        [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX), ScmCredentials(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = retry_on_intr(|| {
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        recvmsg(&socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let (mut files, mut sender) = (Vec::new(), None);
+    for message in control.drain() {
+        match message {
+            RecvAncillaryMessage::ScmRights(more) => files.extend(more),
+            RecvAncillaryMessage::ScmCredentials(known) => sender = Some(known),
+            _ => {}
+        }
+    }
+    bytes.truncate(received.bytes);
+    if bytes.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((bytes, files, sender))
+}
