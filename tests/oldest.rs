@@ -97,13 +97,7 @@ fn the_oldest_kernel_runs_the_main_job_by_fallbacks() {
         Duration::from_secs(240),
         false,
     );
-    let outcome = outcome.unwrap_or_else(|error| panic!("{error:#}"));
-    let complaints = outcome.kernel_complaints();
-    assert!(
-        outcome.status == 0 && complaints.is_empty(),
-        "status {}\n{}\nthe kernel: {}",
-        outcome.status,
-        outcome.output,
-        outcome.console
-    );
+    outcome
+        .unwrap_or_else(|error| panic!("{error:#}"))
+        .must_be_good();
 }

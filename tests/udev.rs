@@ -246,15 +246,9 @@ fn run(script: &str, programs: &[&str], guests: &[&str]) {
     files.extend(guests.iter().map(|(here, there)| (&**here, &**there)));
     let limit = Duration::from_secs(180);
     let outcome = qemu::run(&[BEGIN, script].concat(), programs, &files, limit, false);
-    let outcome = outcome.unwrap_or_else(|error| panic!("{error:#}"));
-    let complaints = outcome.kernel_complaints();
-    assert!(
-        outcome.status == 0 && complaints.is_empty(),
-        "status {}\n{}\nthe kernel: {}",
-        outcome.status,
-        outcome.output,
-        outcome.console
-    );
+    outcome
+        .unwrap_or_else(|error| panic!("{error:#}"))
+        .must_be_good();
 }
 
 #[test]

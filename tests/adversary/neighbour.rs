@@ -134,13 +134,7 @@ fn a_neighbour_keeps_its_throughput_and_its_data() {
         Duration::from_secs(500),
         false,
     );
-    let outcome = outcome.unwrap_or_else(|error| panic!("{error:#}"));
-    let complaints = outcome.kernel_complaints();
-    assert!(
-        outcome.status == 0 && complaints.is_empty(),
-        "status {}\n{}\nthe kernel: {}",
-        outcome.status,
-        outcome.output,
-        outcome.console
-    );
+    outcome
+        .unwrap_or_else(|error| panic!("{error:#}"))
+        .must_be_good();
 }
