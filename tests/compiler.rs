@@ -1,11 +1,14 @@
 //! The compiler, in a process of its own: what it may take, and what it has.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tests::disk::wait_until;
 use tests::paths;
+use wasmblk::guest::{Cache, Source, compile, new_engine};
 
 use crate::adversary::{instances_without_end, large_guest};
 use crate::cli::{Folder, expect};
@@ -96,4 +99,23 @@ fn the_compiler_has_no_privilege() {
     server.kill().expect("it runs");
     server.wait().expect("it has ended");
     wait_until("it has ended too", || !fs::exists(&status).unwrap_or(true));
+}
+
+#[test]
+fn nobody_who_is_given_machine_code_can_change_it() {
+    let folder = Folder::new("machine-code");
+    let cache = Path::new(&folder.file("x", b"")).with_file_name("cache");
+    let cache = Cache::open(&cache).expect("a folder");
+    let source = Source::read(&paths::guest("null")).expect("it is built");
+    let engine = new_engine().expect("an engine");
+    let code = |_: &Source| Ok(b"machine code".to_vec());
+    // Made just now, found in the cache, and in memory.
+    for cache in [Some(&cache), Some(&cache), None] {
+        let artefact = compile(&engine, &source, cache, code).expect("it compiles");
+        let mut file = artefact.file();
+        assert!(file.write_all(b"other").is_err(), "{cache:?}");
+        let mut text = String::new();
+        file.read_to_string(&mut text).expect("it can be read");
+        assert_eq!(text, "machine code", "{cache:?}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Seek, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use wasmtime::Engine;
 
 use super::Source;
-use super::compiler::memory_file;
+use super::compiler::sealed_file;
 use crate::error::{Context, Error, Result};
 use crate::sys::Artefact;
 
@@ -70,17 +70,18 @@ pub fn compile(
     debug!(bytes = source.bytes.len(), "compiling");
     let code = compiler(source)?;
     if let Some(path) = &path {
-        match keep(path, &code) {
-            Ok(artefact) => return Ok(Artefact::vouch(artefact)),
-            Err(error) => warn!(%error, ?path, "cannot keep the compiled guest"),
+        if let Err(error) = keep(path, &code) {
+            warn!(%error, ?path, "cannot keep the compiled guest");
+        } else if let Some(artefact) = open_cached(path) {
+            return Ok(Artefact::vouch(artefact));
         }
     }
-    memory_file("wasmblk guest", &code)
+    sealed_file(&code)
         .map(Artefact::vouch)
         .doing(|| "no memory for the compiled guest".into())
 }
 
-/// A file of the cache, if it is there and ours.
+/// A file of the cache, if it is there and ours; for reading, as the data plane gets it.
 fn open_cached(path: &Path) -> Option<File> {
     let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
     let file = OpenOptions::new()
@@ -94,20 +95,17 @@ fn open_cached(path: &Path) -> Option<File> {
 }
 
 /// Writes under a name of its own, then renames: whoever finds the file finds all of it.
-fn keep(path: &Path, code: &[u8]) -> io::Result<File> {
+fn keep(path: &Path, code: &[u8]) -> io::Result<()> {
     let part = path.with_extension(format!("part{}", std::process::id()));
     let write = || {
         let mut file = OpenOptions::new()
-            .read(true)
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&part)?;
         file.write_all(code)?;
         file.sync_all()?;
-        fs::rename(&part, path)?;
-        file.rewind()?;
-        Ok(file)
+        fs::rename(&part, path)
     };
     let _ = fs::remove_file(&part);
     write().inspect_err(|_| {

@@ -9,10 +9,11 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, setrlimit};
 use wasmtime::Engine;
 
+use super::compile::compile;
 use super::engine::new_engine;
 use super::source::Source;
 use super::state_size;
@@ -76,13 +77,18 @@ pub fn compile_apart(source: &Source, limits: &Limits) -> Result<Vec<u8>> {
 ///
 /// Where the component is not valid.
 pub fn compile_here(engine: &Engine, source: &Source) -> Result<Artefact> {
-    let invalid = || Error::usage("not a valid component");
-    state_size::check(&source.bytes).map_err(|why| invalid().because(why))?;
-    let code = engine.precompile_component(&source.bytes);
-    let code = code.map_err(|why| invalid().because(why))?;
-    memory_file("wasmblk guest", &code)
-        .map(Artefact::vouch)
-        .doing(|| "no memory for the compiled guest".into())
+    compile(engine, source, None, |source| {
+        translate(engine, &source.bytes)
+            .map_err(|why| Error::usage("not a valid component").because(why))
+    })
+}
+
+/// Machine code, or why there is none.
+fn translate(engine: &Engine, component: &[u8]) -> std::result::Result<Vec<u8>, String> {
+    state_size::check(component)?;
+    engine
+        .precompile_component(component)
+        .map_err(|why| format!("{why:#}"))
 }
 
 fn too_slow(source: &Source, limits: &Limits) -> Error {
@@ -102,10 +108,19 @@ fn too_large(source: &Source, limits: &Limits) -> Error {
 }
 
 /// A file in memory with this content, to be read from its begin.
-pub(super) fn memory_file(name: &str, content: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+fn memory_file(name: &str, content: &[u8]) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(memfd_create(name, flags)?);
     file.write_all(content)?;
     file.rewind()?;
+    Ok(file)
+}
+
+/// The same for machine code: whoever has it open cannot change it.
+pub(super) fn sealed_file(code: &[u8]) -> io::Result<File> {
+    let file = memory_file("wasmblk guest", code)?;
+    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    fcntl_add_seals(&file, seals)?;
     Ok(file)
 }
 
@@ -144,13 +159,7 @@ pub fn run_compiler(seconds: u64, mib: u64) -> Result<ExitCode> {
     let _ = confine::for_compiler();
     let mut bytes = Vec::new();
     input.read_to_end(&mut bytes).doing(failed)?;
-    let compile = |engine: Engine| {
-        state_size::check(&bytes)?;
-        engine
-            .precompile_component(&bytes)
-            .map_err(|why| format!("{why:#}"))
-    };
-    let (code, result) = match compile(new_engine()?) {
+    let (code, result) = match translate(&new_engine()?, &bytes) {
         Ok(code) => (0, code),
         Err(why) => (AT_FAULT, why.into_bytes()),
     };

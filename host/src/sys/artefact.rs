@@ -13,8 +13,7 @@ pub struct Artefact(File);
 impl Artefact {
     /// Vouches for a file: it was written by wasmtime in a process of this user, and nobody else can
     /// have changed it since. `guest::compile` does it for what it wrote or found in this user's cache,
-    /// `plane::launch` for what the process of this user sent that started this one, `commands::host` for what its
-    /// compiler wrote, which has ended.
+    /// `plane::launch` for what the process of this user sent that started this one.
     pub(crate) fn vouch(file: File) -> Artefact {
         Artefact(file)
     }
