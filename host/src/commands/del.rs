@@ -31,19 +31,13 @@ pub(super) fn run(del: &Del, run_dir: &RunDir, broker: &Path) -> Result<()> {
     for id in ids {
         let run_dir = &devices::run_dir_of(run_dir, &brokered, id);
         let has_broker = brokered.iter().any(|record| record.id == Some(id));
-        if !rustix::process::geteuid().is_root() && (has_broker || Control::open().is_err()) {
-            // By its own processes, or not by this user at all. Unprivileged devices are the kernel's affair.
-            if let Err(error) = delete_brokered(run_dir, id, del.force) {
-                result = result.and(Err(error));
-            }
-            continue;
-        }
-        let control = match &mut control {
-            Some(control) => control,
-            empty => empty.insert(Control::open()?),
+        let deleted = match driver(&mut control)? {
+            Some(control) if is_root() || !has_broker => delete(control, run_dir, id, del.force),
+            // By its own processes, or not by this user at all.
+            _ => delete_brokered(run_dir, id, del.force),
         };
         // One that cannot be deleted does not keep the others.
-        if let Err(error) = delete(control, run_dir, id, del.force) {
+        if let Err(error) = deleted {
             match &result {
                 Ok(()) => result = Err(error),
                 Err(_) => warn!("{}", error.chain()),
@@ -51,6 +45,22 @@ pub(super) fn run(del: &Del, run_dir: &RunDir, broker: &Path) -> Result<()> {
         }
     }
     result
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The driver, opened once; `None` for a user whom it does not let in.
+fn driver(control: &mut Option<Control>) -> Result<Option<&mut Control>> {
+    if control.is_none() {
+        match Control::open() {
+            Ok(opened) => *control = Some(opened),
+            Err(_) if !is_root() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(control.as_mut())
 }
 
 /// Whether there is anything to delete; a socket that outlived everything else is cleared away.

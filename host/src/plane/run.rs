@@ -50,8 +50,9 @@ pub fn run(handed: Handed) -> Result<()> {
         stores,
         parent,
     } = handed;
-    if config.broker.is_some() {
-        // The broker ends who does not answer, and means this process too.
+    if config.broker.is_some() || config.unprivileged {
+        // The broker ends who does not answer, and means this process too. The kernel ends the minder, which opened
+        // the device, where a request of an unprivileged one takes 30 s: it would never end if this process went on.
         end_with_parent(Signal::KILL)?;
     }
     let minder = Arc::new(Minder::new(parent));
@@ -67,11 +68,6 @@ fn serve(
     minder: &Arc<Minder>,
 ) -> Result<()> {
     let mut wake = Wake::new()?;
-    if config.unprivileged {
-        // The kernel ends the minder, which opened the device, for a request that takes 30 s. That request would
-        // never end if this process went on.
-        end_with_parent(Signal::KILL)?;
-    }
     let (engine, guest) = load(&config, artefact, stores)?;
     // Threads that are started from here on are marked too, and confined.
     if let Err(error) = set_io_flusher() {

@@ -325,6 +325,22 @@ fn no_device(error: io::Error) -> io::Error {
     }
 }
 
+/// Waits until a node is there and this user may have such access to it: udev may take a moment.
+///
+/// # Errors
+///
+/// The last answer, where that takes too long.
+pub(super) fn wait_for_node(path: &Path, wanted: Access) -> rustix::io::Result<()> {
+    let tries = limits::NODE_TIMEOUT.as_millis() / DELETE_STEP.as_millis();
+    for _ in 0..tries {
+        if access(path, wanted).is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(DELETE_STEP);
+    }
+    access(path, wanted)
+}
+
 /// Opens the name of `/dev/ublkcN`, not the device: a path that leads to this node whatever becomes of its name. Waits
 /// for whoever gives new nodes to their owners.
 ///
@@ -333,18 +349,8 @@ fn no_device(error: io::Error) -> io::Error {
 /// Where nobody does.
 pub(super) fn own_node(id: u32) -> Result<File> {
     let path = char_path(id);
-    let tries = limits::NODE_TIMEOUT.as_millis() / DELETE_STEP.as_millis();
-    let allowed = || access(&path, Access::READ_OK | Access::WRITE_OK);
-    let mut outcome = allowed();
-    for _ in 0..tries {
-        if outcome.is_ok() {
-            break;
-        }
-        std::thread::sleep(DELETE_STEP);
-        outcome = allowed();
-    }
     let shown = path.display();
-    outcome
+    wait_for_node(&path, Access::READ_OK | Access::WRITE_OK)
         .and_then(|()| open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()))
         .map(File::from)
         .doing(|| {

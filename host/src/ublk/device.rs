@@ -5,19 +5,17 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::ValueEnum;
-use rustix::fs::{Access, access};
+use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::abi::{DevInfo, feature};
-use super::control::{Control, block_path, open_char, own_node};
+use super::control::{Control, block_path, open_char, own_node, wait_for_node};
 use super::{encode, holders};
 use crate::block::Geometry;
 use crate::error::{Context, Error, Result};
-use crate::limits;
 
 /// What a device is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +49,6 @@ pub enum DataPath {
     /// It does not leave the kernel: for guests that do not look at it.
     ZeroCopy,
 }
-
-/// How often a node is looked for.
-const NODE_STEP: Duration = Duration::from_millis(10);
 
 /// What a device needs for data that stays in the kernel: it is registered with the ring as it comes, and can
 /// be copied for what is not from or to a store.
@@ -242,12 +237,8 @@ impl Device {
         } else {
             Access::EXISTS
         };
-        let tries = limits::NODE_TIMEOUT.as_millis() / NODE_STEP.as_millis();
-        for _ in 0..tries {
-            if access(&node, wanted).is_ok() {
-                return Ok(());
-            }
-            std::thread::sleep(NODE_STEP);
+        if wait_for_node(&node, wanted).is_ok() {
+            return Ok(());
         }
         if node.exists() {
             return Err(Error::failed(format!(
