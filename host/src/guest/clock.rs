@@ -119,8 +119,15 @@ impl Watched {
         let before = std::mem::replace(&mut self.looked, now);
         let runs = turns % 2 == 1;
         if turns != self.turns {
-            let began = Duration::from_nanos(self.call.began_ns.load(Ordering::Relaxed));
-            self.since = before.max(self.call.face.start + began);
+            let noted = Duration::from_nanos(self.call.began_ns.load(Ordering::Relaxed));
+            let noted = self.call.face.start + noted;
+            // The look before may be longer ago than it should, where this thread had to wait for a processor.
+            let tick_ago = now.checked_sub(limits::CLOCK_TICK).unwrap_or(before);
+            self.since = if noted > before {
+                noted
+            } else {
+                before.max(tick_ago)
+            };
             (self.turns, self.busy) = (turns, now);
         } else if runs {
             let ms = now.duration_since(self.since).as_millis();
