@@ -71,7 +71,8 @@ fn record() -> impl Strategy<Value = Record> {
     ];
     let head = (number(18), number(OPS_MAX));
     let place = (size(), prop_oneof![Just(u32::MAX), number(DEPTH)]);
-    (head, offset, (size(), number(3)), place).prop_map(|(head, offset, size, place)| {
+    let how = (number(3), 0_u32..8).prop_map(|(store, flags)| store | flags << 16);
+    (head, offset, (size(), how), place).prop_map(|(head, offset, size, place)| {
         let pair = |(low, high): (u32, u32)| u64::from(low) | u64::from(high) << 32;
         [pair(head), offset, pair(size), pair(place)].map(u64::to_le)
     })
@@ -98,6 +99,24 @@ struct Model {
 }
 
 impl Model {
+    /// A transfer that answers is the only one of its request, and of all its data.
+    fn check_alone(&self, token: u32, transfer: &Transfer) {
+        let Memory::Request(tag, at) = transfer.memory else {
+            assert!(token < OPS_MAX, "it answers nothing");
+            return;
+        };
+        let moves = |left: &Transfer| matches!(left.memory, Memory::Request(of, _) if of == tag);
+        for (other, _, left) in &self.under_way {
+            let alone = *other < OPS_MAX && token < OPS_MAX;
+            assert!(alone || !moves(left), "{transfer:?} beside {left:?}");
+        }
+        if token >= OPS_MAX {
+            assert_eq!(token - OPS_MAX, tag);
+            let (_, length) = self.held[tag as usize].expect("a request");
+            assert_eq!((at, transfer.length), (0, length), "all of it");
+        }
+    }
+
     fn check_begun(&self, transfer: &Transfer) {
         let inside = |at: u64| assert!(at + u64::from(transfer.length) <= ARENA_BYTES);
         match transfer.memory {
@@ -134,6 +153,36 @@ impl Model {
             let whole = self.filled[place].is_empty() || self.filled[place].iter().all(|is| *is);
             assert!(whole, "a read is done when all of it is there");
         }
+    }
+
+    /// A transfer under way ends, by its place among them: with so many bytes, or an error.
+    fn end(
+        &mut self,
+        account: &mut Account,
+        output: &mut Output,
+        (which, bytes, good): (usize, u32, bool),
+        closed: bool,
+    ) {
+        let which = which % self.under_way.len();
+        let (token, first, left) = self.under_way.remove(which);
+        let bytes = bytes.min(left.length);
+        let result = if good { Ok(bytes) } else { Err(Errno::EIO) };
+        account.ended(token, result, output);
+        let rest = output.transfers.iter().position(|(of, _)| *of == token);
+        let goes_on = rest.is_some();
+        if let Some(place) = rest {
+            let (_, rest) = output.transfers.remove(place);
+            self.check_begun(&rest);
+            self.under_way.push((token, first, rest));
+        } else if good && bytes == left.length && (!closed || token >= OPS_MAX) {
+            self.filled(&first);
+        }
+        let answers = (output.answers.iter()).any(|answer| answer.slot + OPS_MAX == token);
+        assert_eq!(
+            answers,
+            token >= OPS_MAX && !goes_on,
+            "its end is the answer"
+        );
     }
 
     /// All of a transfer is done.
@@ -184,27 +233,15 @@ fn run(hidden: bool, steps: &[Step]) {
                 }
             }
             Step::End(which, bytes, good) if !model.under_way.is_empty() => {
-                let which = which % model.under_way.len();
-                let (token, first, left) = model.under_way.remove(which);
-                let result = if *good {
-                    Ok((*bytes).min(left.length))
-                } else {
-                    Err(Errno::EIO)
-                };
-                account.ended(token, result, &mut output);
-                if let Some(place) = output.transfers.iter().position(|(of, _)| *of == token) {
-                    let (_, rest) = output.transfers.remove(place);
-                    model.check_begun(&rest);
-                    model.under_way.push((token, first, rest));
-                } else if *good && *bytes >= left.length && breach.is_none() {
-                    model.filled(&first);
-                }
+                let closed = breach.is_some();
+                model.end(&mut account, &mut output, (*which, *bytes, *good), closed);
             }
             Step::Events if breach.is_none() => account.take_events(|_| {}),
             _ => {}
         }
         for (token, transfer) in output.transfers.drain(..) {
             model.check_begun(&transfer);
+            model.check_alone(token, &transfer);
             assert!(
                 model.under_way.iter().all(|(other, ..)| *other != token),
                 "a token is one"

@@ -118,6 +118,12 @@ fn a_lie_about_a_transfer_is_the_end_of_the_guest() {
         ("copy-beyond", "not in its arena"),
         ("copy-max", "not in its arena"),
         ("done-while-filling", "under way"),
+        ("answer-half", "not of all"),
+        ("answer-end", "not of all"),
+        ("answer-arena", "not of all"),
+        ("answer-beyond", "not in the data"),
+        ("answer-another", "not in the data"),
+        ("answer-under-way", "under way"),
     ];
     let cases = in_arena.map(|(lie, says)| (lie, "arena", says));
     for (lie, data, says) in cases
@@ -137,6 +143,29 @@ fn a_lie_about_a_transfer_is_the_end_of_the_guest() {
     );
 }
 
+/// The request is the store's: what the guest does with it afterwards ends the guest, not the request.
+#[test]
+fn what_a_transfer_answers_is_the_guests_no_more() {
+    let backing = Backing::new("answers", 1 << 20);
+    let content = vec![0x5a; 1 << 20];
+    std::fs::write(backing.path(), &content).expect("the backing file");
+    for (lie, says) in [
+        ("answer-twice", "not in the data"),
+        ("answer-complete", "does not have"),
+        ("answer-fill", "not in the data"),
+    ] {
+        let options = [("lie", lie), ("data", "host")];
+        let grants = [backing.grant("data", "")];
+        let mut disk = Direct::open_with("rogue", &options, &grants).expect("it opens");
+        let mut data = [1; 4096];
+        assert_eq!(disk.read(0, &mut data), Ok(()), "{lie}");
+        assert_eq!(data, content[..4096], "{lie}");
+        let reason = disk.health.reason().unwrap_or_default();
+        assert!(reason.contains(says), "{lie}: {reason}");
+        assert_eq!(disk.read(0, &mut data), Err(Errno::EIO), "{lie}");
+    }
+}
+
 #[test]
 fn a_transfer_that_cannot_be_is_an_errno() {
     let backing = Backing::new("errno", 1 << 20);
@@ -150,6 +179,9 @@ fn a_transfer_that_cannot_be_is_an_errno() {
         // It reads over its own events and actions: those are its own.
         ("over-records", "arena", "", Ok(())),
         ("odd-fill", "host", "", Err(Errno::EINVAL)),
+        ("answer", "host", "", Ok(())),
+        ("answer", "host", ":ro", Ok(())),
+        ("answer-store-end", "host", "", Err(Errno::EINVAL)),
         ("", "host", "", Ok(())),
     ] {
         let options = [("lie", lie), ("data", data)];
@@ -223,17 +255,16 @@ fn a_trap_with_requests_under_way_answers_them_all() {
 #[test]
 fn a_trap_with_transfers_under_way_answers_them_all() {
     in_bed(&Machine::default(), || {
-        for (data, how) in [("arena", ""), ("arena", ":direct"), ("host", ":direct")] {
+        for (lie, data, how) in [
+            ("trap-under-way", "arena", ""),
+            ("trap-under-way", "arena", ":direct"),
+            ("trap-under-way", "host", ":direct"),
+            ("answer-trap", "host", ":direct"),
+        ] {
             let backing = Backing::new("trap", 8 << 20);
             let (grant, data) = (backing.grant("data", how), format!("data={data}"));
-            let words = [
-                "--store",
-                &grant,
-                "--set",
-                "lie=trap-under-way",
-                "--set",
-                &data,
-            ];
+            let lie = format!("lie={lie}");
+            let words = ["--store", &grant, "--set", &lie, "--set", &data];
             let disk = Disk::add("rogue", &words);
             let file = format!("--filename={}", disk.path.display());
             let _ = Command::new("fio")

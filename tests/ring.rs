@@ -203,6 +203,11 @@ proptest! {
                 prop_assert!((1..=8).contains(&near[0]));
                 prop_assert_eq!(token.to_le_bytes(), [near[4], near[5], near[6], near[7]]);
             }
+            Ok(Action::Answer(transfer)) => {
+                prop_assert!(near[0] == 1 || near[0] == 2);
+                prop_assert_eq!(near[22] & 4, 4);
+                prop_assert_eq!(&transfer.offset.to_le_bytes()[..], &near[8..16]);
+            }
             Err(NoAction::Kind(kind)) => prop_assert!(kind > 8 && kind != 16),
             Err(NoAction::Status(status)) => prop_assert!(status > 8),
         }

@@ -15,7 +15,7 @@
 mod overlay;
 
 use wasmblk_durable::{Area, BODY_BYTES, Chunks, Kind, Table, Twin};
-use wasmblk_guest::{Data, Errno, Info, Mapper, OpenError, Options, Store, export_mapper};
+use wasmblk_guest::{Answer, Data, Errno, Info, Mapper, OpenError, Options, Store, export_mapper};
 
 use overlay::Overlay;
 
@@ -123,12 +123,12 @@ impl Mapper for Cow {
         Ok((Cow(chunks), info))
     }
 
-    async fn read(&self, offset: u64, data: Data) -> Result<(), Errno> {
-        self.0.read(offset, data).await
+    async fn read(&self, offset: u64, data: Data) -> Result<Answer, Errno> {
+        self.0.read(offset, data).await.map(Answer::from)
     }
 
-    async fn write(&self, offset: u64, data: Data, _fua: bool) -> Result<(), Errno> {
-        self.0.write(offset, data).await
+    async fn write(&self, offset: u64, data: Data, _fua: bool) -> Result<Answer, Errno> {
+        self.0.write(offset, data).await.map(Answer::from)
     }
 
     async fn flush(&self) -> Result<(), Errno> {

@@ -4,7 +4,7 @@
 //! what the store takes).
 
 use wasmblk_guest::{
-    Data, Errno, Features, Info, Mapper, OpenError, Store, export_mapper, parse_size,
+    Answer, Data, Errno, Features, Info, Mapper, OpenError, Store, export_mapper, parse_size,
 };
 
 struct File(Store);
@@ -38,12 +38,12 @@ impl Mapper for File {
         Ok((File(store), info.with_read_only(store.read_only)))
     }
 
-    async fn read(&self, offset: u64, data: Data) -> Result<(), Errno> {
-        self.0.read_to(offset, data).await
+    async fn read(&self, offset: u64, data: Data) -> Result<Answer, Errno> {
+        Ok(self.0.answer_read(offset, data))
     }
 
-    async fn write(&self, offset: u64, data: Data, fua: bool) -> Result<(), Errno> {
-        self.0.write_from(offset, data, fua).await
+    async fn write(&self, offset: u64, data: Data, fua: bool) -> Result<Answer, Errno> {
+        Ok(self.0.answer_write(offset, data, fua))
     }
 
     async fn flush(&self) -> Result<(), Errno> {

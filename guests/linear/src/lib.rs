@@ -7,7 +7,8 @@
 //! Stores: those that `map` names.
 
 use wasmblk_guest::{
-    Data, Errno, Features, Info, Mapper, OpenError, Options, Store, all, export_mapper, parse_size,
+    Answer, Data, Errno, Features, Info, Mapper, OpenError, Options, Store, all, export_mapper,
+    parse_size,
 };
 
 struct Linear(Vec<Segment>);
@@ -106,6 +107,12 @@ impl Linear {
         })
     }
 
+    /// The part of a request that lies in one segment as a whole.
+    fn one_part(&self, offset: u64, data: Data) -> Option<Part> {
+        let first = self.parts(offset, data.bytes()).next();
+        first.filter(|part| part.length == data.bytes())
+    }
+
     /// The parts of a request, each with its part of the data.
     fn parts_of(&self, offset: u64, data: Data) -> impl Iterator<Item = (Part, Data)> {
         let mut rest = data;
@@ -148,16 +155,25 @@ impl Mapper for Linear {
         Ok((Linear(segments), info.with_read_only(read_only)))
     }
 
-    async fn read(&self, offset: u64, data: Data) -> Result<(), Errno> {
+    async fn read(&self, offset: u64, data: Data) -> Result<Answer, Errno> {
+        if let Some(part) = self.one_part(offset, data) {
+            return Ok(part.store.answer_read(part.at, data));
+        }
         let parts = self.parts_of(offset, data);
-        all(parts.map(|(part, data)| async move { part.store.read_to(part.at, data).await })).await
+        all(parts.map(|(part, data)| async move { part.store.read_to(part.at, data).await }))
+            .await
+            .map(Answer::from)
     }
 
-    async fn write(&self, offset: u64, data: Data, fua: bool) -> Result<(), Errno> {
+    async fn write(&self, offset: u64, data: Data, fua: bool) -> Result<Answer, Errno> {
+        if let Some(part) = self.one_part(offset, data) {
+            return Ok(part.store.answer_write(part.at, data, fua));
+        }
         let parts = self.parts_of(offset, data);
         all(parts
             .map(|(part, data)| async move { part.store.write_from(part.at, data, fua).await }))
         .await
+        .map(Answer::from)
     }
 
     async fn flush(&self) -> Result<(), Errno> {

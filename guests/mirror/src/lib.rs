@@ -30,7 +30,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use wasmblk_guest::{
-    Data, Errno, Features, Info, Mapper, OpenError, Options, Scratch, export_mapper,
+    Answer, Data, Errno, Features, Info, Mapper, OpenError, Options, Scratch, export_mapper,
     run_in_background,
 };
 
@@ -79,15 +79,16 @@ impl Mapper for Mirror {
         Ok((Mirror(legs), info))
     }
 
-    async fn read(&self, offset: u64, data: Data) -> Result<(), Errno> {
-        self.0.read(offset, data).await
+    async fn read(&self, offset: u64, data: Data) -> Result<Answer, Errno> {
+        self.0.read(offset, data).await.map(Answer::from)
     }
 
-    async fn write(&self, offset: u64, data: Data, fua: bool) -> Result<(), Errno> {
+    async fn write(&self, offset: u64, data: Data, fua: bool) -> Result<Answer, Errno> {
         let write = async |store: wasmblk_guest::Store| {
             store.write_from(DATA_BEGIN + offset, data, fua).await
         };
-        self.0.change(offset, data.bytes(), write).await
+        let changed = self.0.change(offset, data.bytes(), write).await;
+        changed.map(Answer::from)
     }
 
     async fn flush(&self) -> Result<(), Errno> {

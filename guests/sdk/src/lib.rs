@@ -21,6 +21,7 @@
 //! wasmblk_guest::export_ring!(Zeros);
 //! ```
 
+mod answer;
 mod arena;
 #[doc(hidden)]
 pub mod bindings;
@@ -38,6 +39,7 @@ mod size;
 mod store;
 mod timer;
 
+pub use answer::Answer;
 pub use arena::Scratch;
 pub use bindings::wasmblk::block::host::{Level, log};
 pub use bindings::wasmblk::block::types::{Errno, Features, OpenError};

@@ -1,5 +1,6 @@
 //! What an author writes for a disk that only says where data lies.
 
+use crate::answer::Answer;
 use crate::data::Data;
 use crate::{Errno, Info, OpenError};
 
@@ -18,20 +19,20 @@ pub trait Mapper: Sized + 'static {
     /// `BadOption` where an option is at fault, `Other` for any other reason; the text is for the operator.
     fn open(options: &[(String, String)]) -> Result<(Self, Info), OpenError>;
 
-    /// Has all of `data` filled: what lies at `offset` of this disk.
+    /// Has all of `data` filled, or says from where: what lies at `offset` of this disk.
     ///
     /// # Errors
     ///
     /// As `device.read` in the WIT.
-    async fn read(&self, offset: u64, data: Data) -> Result<(), Errno>;
+    async fn read(&self, offset: u64, data: Data) -> Result<Answer, Errno>;
 
-    /// Has all of `data` written: it belongs at `offset` of this disk; with `fua`, which only disks with that
-    /// feature see, durably.
+    /// Has all of `data` written, or says where to: it belongs at `offset` of this disk; with `fua`, which only
+    /// disks with that feature see, durably.
     ///
     /// # Errors
     ///
     /// As `device.write` in the WIT.
-    async fn write(&self, offset: u64, data: Data, fua: bool) -> Result<(), Errno>;
+    async fn write(&self, offset: u64, data: Data, fua: bool) -> Result<Answer, Errno>;
 
     /// Makes every write that was answered before durable.
     ///

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::marker::PhantomData;
 
+use crate::answer::Answer;
 use crate::arena::{Arena, Record, Wanted};
 use crate::bindings::exports::wasmblk::block::ring::{self, Shape};
 use crate::bindings::wasmblk::block::host::{Level, lend, log};
@@ -83,7 +84,7 @@ fn report_panics() {
 }
 
 /// Lends an arena, and serves a disk from there.
-fn serve<D: 'static, F: Future<Output = Result<(), Errno>> + 'static>(
+fn serve<D: 'static, F: Future<Output = Result<Answer, Errno>> + 'static>(
     (disk, info): (D, Info),
     shape: &Shape,
     data: ring::Data,
@@ -149,7 +150,7 @@ struct Request {
     slot: &'static mut [u8],
 }
 
-async fn serve_disk<D: Disk>(disk: &'static D, request: Request) -> Result<(), Errno> {
+async fn serve_disk<D: Disk>(disk: &'static D, request: Request) -> Result<Answer, Errno> {
     let Request {
         kind,
         offset,
@@ -166,9 +167,10 @@ async fn serve_disk<D: Disk>(disk: &'static D, request: Request) -> Result<(), E
         WRITE_ZEROES => disk.write_zeroes(offset, length, flags & 2 != 0).await,
         _ => Err(Errno::NotSupported),
     }
+    .map(Answer::from)
 }
 
-async fn serve_mapper<M: Mapper>(mapper: &'static M, request: Request) -> Result<(), Errno> {
+async fn serve_mapper<M: Mapper>(mapper: &'static M, request: Request) -> Result<Answer, Errno> {
     let Request {
         kind,
         tag,
@@ -178,19 +180,20 @@ async fn serve_mapper<M: Mapper>(mapper: &'static M, request: Request) -> Result
         ..
     } = request;
     match kind {
-        READ => mapper.read(offset, Data::new(tag, length)).await,
+        READ => return mapper.read(offset, Data::new(tag, length)).await,
         WRITE => {
             let data = Data::new(tag, length);
-            mapper.write(offset, data, flags & 1 != 0).await
+            return mapper.write(offset, data, flags & 1 != 0).await;
         }
         FLUSH => mapper.flush().await,
         DISCARD => mapper.discard(offset, length).await,
         WRITE_ZEROES => mapper.write_zeroes(offset, length, flags & 2 != 0).await,
         _ => Err(Errno::NotSupported),
     }
+    .map(Answer::from)
 }
 
-impl<D, F: Future<Output = Result<(), Errno>>> Server<D, F> {
+impl<D, F: Future<Output = Result<Answer, Errno>>> Server<D, F> {
     fn event(&mut self, [head, offset, size, _]: Record) {
         let (kind, tag) = (head as u32, (head >> 32) as u32);
         let (length, flags) = (size as u32, (size >> 32) as u32);
@@ -217,7 +220,7 @@ impl<D, F: Future<Output = Result<(), Errno>>> Server<D, F> {
     }
 }
 
-impl<D, F: Future<Output = Result<(), Errno>>> Poll for Server<D, F> {
+impl<D, F: Future<Output = Result<Answer, Errno>>> Poll for Server<D, F> {
     fn poll(&mut self, events: u32) -> u32 {
         self.actions = 0;
         for index in 0..events as usize {
@@ -235,11 +238,13 @@ impl<D, F: Future<Output = Result<(), Errno>>> Poll for Server<D, F> {
     }
 }
 
-fn complete(arena: &Arena, actions: &mut usize, tag: u32, result: Result<(), Errno>) {
-    let status = match result {
-        Ok(()) => 0,
-        Err(errno) => 1 + errno as u64,
+fn complete(arena: &Arena, actions: &mut usize, tag: u32, result: Result<Answer, Errno>) {
+    let completion = |status| [u64::from(tag) << 32, 0, status, 0];
+    let action = match result {
+        Ok(Answer(None)) => completion(0),
+        Ok(Answer(Some(transfer))) => transfer,
+        Err(errno) => completion(1 + errno as u64),
     };
-    arena.put_action(*actions, &[u64::from(tag) << 32, 0, status, 0]);
+    arena.put_action(*actions, &action);
     *actions += 1;
 }

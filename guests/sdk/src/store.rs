@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use crate::answer::Answer;
 use crate::arena;
 use crate::bindings::wasmblk::block::store;
 use crate::data::Data;
@@ -16,6 +17,7 @@ const WRITE_ZEROES: u64 = 5;
 
 const DURABLE: u64 = 1 << 48;
 const MAY_DISCARD: u64 = 2 << 48;
+const ANSWERS: u64 = 4 << 48;
 
 thread_local! {
     /// Whether waiting for a store means to call the host: in `open`, and always with `export_device!`.
@@ -167,6 +169,31 @@ impl Store {
             .await
     }
 
+    /// The answer to a read all of whose data lies from `offset` on: whatever comes of reading that is what comes
+    /// of the read. `data` is all of the read's. Only with `export_mapper!`.
+    #[must_use]
+    pub fn answer_read(&self, offset: u64, data: Data) -> Answer {
+        self.answer(READ, offset, data, 0)
+    }
+
+    /// The answer to a write all of whose data belongs at `offset`, with `durable` as if a flush had followed:
+    /// whatever comes of writing that is what comes of the write. `data` is all of the write's. Only with
+    /// `export_mapper!`.
+    #[must_use]
+    pub fn answer_write(&self, offset: u64, data: Data, durable: bool) -> Answer {
+        self.answer(WRITE, offset, data, if durable { DURABLE } else { 0 })
+    }
+
+    fn answer(&self, kind: u64, offset: u64, data: Data, flags: u64) -> Answer {
+        let size = self.size(data.bytes(), flags | ANSWERS);
+        Answer(Some([kind, offset, size, data.place()]))
+    }
+
+    /// Length, number and flags, as the third word of an action has them.
+    fn size(&self, length: u32, flags: u64) -> u64 {
+        u64::from(length) | u64::from(self.number) << 32 | flags
+    }
+
     /// Makes all that was written durable.
     ///
     /// # Errors
@@ -219,7 +246,7 @@ impl Store {
         place: u64,
     ) -> Result<(), Errno> {
         let length = u32::try_from(length).map_err(|_| Errno::Invalid)?;
-        let size = u64::from(length) | u64::from(self.number) << 32 | flags;
+        let size = self.size(length, flags);
         let borrows = kind == READ || kind == WRITE;
         result(Operation::new([kind, offset, size, place], borrows).await)
     }

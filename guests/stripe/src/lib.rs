@@ -6,7 +6,7 @@
 //! Stores: those that `stores` names. Each is used as far as the smallest goes.
 
 use wasmblk_guest::{
-    Data, Errno, Features, Info, Mapper, OpenError, Options, Store, all, export_mapper,
+    Answer, Data, Errno, Features, Info, Mapper, OpenError, Options, Store, all, export_mapper,
 };
 
 struct Stripe {
@@ -49,6 +49,12 @@ impl Stripe {
                 data,
             })
         })
+    }
+
+    /// The part of a request that lies in one chunk as a whole.
+    fn one_part(&self, offset: u64, data: Data) -> Option<Part> {
+        let first = self.parts(offset, data).next();
+        first.filter(|part| part.data.bytes() == data.bytes())
     }
 
     /// How many of the disk's first bytes lie on a store.
@@ -105,15 +111,24 @@ impl Mapper for Stripe {
         Ok((Stripe { stores, chunk }, info.with_read_only(read_only)))
     }
 
-    async fn read(&self, offset: u64, data: Data) -> Result<(), Errno> {
+    async fn read(&self, offset: u64, data: Data) -> Result<Answer, Errno> {
+        if let Some(part) = self.one_part(offset, data) {
+            return Ok(part.store.answer_read(part.at, data));
+        }
         let parts = self.parts(offset, data);
-        all(parts.map(|part| async move { part.store.read_to(part.at, part.data).await })).await
+        all(parts.map(|part| async move { part.store.read_to(part.at, part.data).await }))
+            .await
+            .map(Answer::from)
     }
 
-    async fn write(&self, offset: u64, data: Data, fua: bool) -> Result<(), Errno> {
+    async fn write(&self, offset: u64, data: Data, fua: bool) -> Result<Answer, Errno> {
+        if let Some(part) = self.one_part(offset, data) {
+            return Ok(part.store.answer_write(part.at, data, fua));
+        }
         let parts = self.parts(offset, data);
         all(parts.map(|part| async move { part.store.write_from(part.at, part.data, fua).await }))
             .await
+            .map(Answer::from)
     }
 
     async fn flush(&self) -> Result<(), Errno> {

@@ -11,7 +11,7 @@ use super::held::Held;
 use super::periods::Periods;
 use super::records::{self, Action, Record};
 use super::terms::Terms;
-use crate::block::{Answer, Checked, Ended, Errno, Memory, Next, Op, Output, Transfer, Work};
+use crate::block::{Answer, Checked, Ended, Errno, Memory, Next, Output, Transfer, Work};
 use crate::limits;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,7 @@ pub struct Account {
     terms: Terms,
     requests: Box<[Held]>,
     held: u32,
+    /// The guest's, and behind them one for each tag: of the transfer that answers it.
     tokens: Box<[Token]>,
     timers: BinaryHeap<Reverse<(Instant, u32)>>,
     under_way: u32,
@@ -55,7 +56,7 @@ impl Account {
         Account {
             requests: vec![Held::NOTHING; terms.depth as usize].into(),
             held: 0,
-            tokens: vec![Token::Free; terms.ops_max as usize].into(),
+            tokens: vec![Token::Free; (terms.ops_max + terms.depth) as usize].into(),
             timers: BinaryHeap::with_capacity(terms.ops_max as usize),
             under_way: 0,
             ended: Vec::with_capacity(terms.ops_max as usize),
@@ -127,6 +128,7 @@ impl Account {
                 self.timers.push(Reverse((Instant::now() + after, token)));
             }
             Action::Transfer { token, transfer } => self.transfer(token, transfer, output)?,
+            Action::Answer(transfer) => self.answer_by(transfer, output)?,
         }
         Ok(())
     }
@@ -151,15 +153,14 @@ impl Account {
 
     fn take_token(&mut self, token: u32, state: Token) -> Result<(), Breach> {
         match self.tokens.get_mut(token as usize) {
-            Some(place @ Token::Free) => *place = state,
+            Some(place @ Token::Free) if token < self.terms.ops_max => *place = state,
             _ => return Err(Breach::Token(token)),
         }
         Ok(())
     }
 
     fn transfer(&mut self, token: u32, asked: Transfer, output: &mut Output) -> Result<(), Breach> {
-        self.check_memory(&asked)?;
-        let refused = self.check_store(&asked)?;
+        let refused = self.check(&asked)?;
         self.take_token(token, Token::Ended)?;
         if let Some(errno) = refused {
             self.ended.push((token, Err(errno)));
@@ -176,63 +177,49 @@ impl Account {
         Ok(())
     }
 
+    /// A request goes from the guest's hands into a store's, or comes from there.
+    fn answer_by(&mut self, asked: Transfer, output: &mut Output) -> Result<(), Breach> {
+        let Memory::Request(tag, at) = asked.memory else {
+            return Err(Breach::NotAll(u32::MAX));
+        };
+        let refused = self.check(&asked)?;
+        let held = &mut self.requests[tag as usize];
+        if held.transfers > 0 {
+            return Err(Breach::UnderWay(tag));
+        }
+        if at != 0 || asked.length != held.length() {
+            return Err(Breach::NotAll(tag));
+        }
+        held.give_back();
+        self.held -= 1;
+        self.under_way += 1;
+        let token = self.terms.ops_max + tag;
+        match refused {
+            Some(errno) => self.finish(token, &asked, Err(errno), output),
+            None => self.go_on(token, asked, 0, output),
+        }
+        Ok(())
+    }
+
+    /// The tag that a transfer answers, by its token.
+    fn answered_by(&self, token: u32) -> Option<u32> {
+        token.checked_sub(self.terms.ops_max)
+    }
+
+    /// Whether all that a transfer names is the guest's to name; and then, with which errno it ends without
+    /// having begun.
+    fn check(&self, asked: &Transfer) -> Result<Option<Errno>, Breach> {
+        self.terms.check_memory(asked, |tag| {
+            self.requests.get(tag as usize).and_then(Held::request)
+        })?;
+        self.terms.check_store(asked)
+    }
+
     fn go_on(&mut self, token: u32, left: Transfer, done: u32, output: &mut Output) {
         let part = left.part();
         let asked = part.length;
         self.tokens[token as usize] = Token::Transfer { left, asked, done };
         output.transfers.push((token, part));
-    }
-
-    /// Whether the memory that a transfer names is the guest's to name.
-    fn check_memory(&self, asked: &Transfer) -> Result<(), Breach> {
-        let in_arena = |offset| self.terms.check_arena(offset, asked.length);
-        let (tag, at) = match asked.memory {
-            Memory::Nowhere | Memory::Zeros => return Ok(()),
-            Memory::Arena(_) if asked.work.is_copy() => {
-                return Err(Breach::OutsideRequest(u32::MAX));
-            }
-            Memory::Arena(at) => return in_arena(at.into()),
-            Memory::Request(tag, at) => (tag, at),
-        };
-        if self.coverage.is_none() {
-            return Err(Breach::OwnSlots);
-        }
-        let request = self.requests.get(tag as usize).and_then(Held::request);
-        let request = request.ok_or(Breach::OutsideRequest(tag))?.request();
-        let end = at.checked_add(asked.length);
-        if end.is_none_or(|end| end > request.length) {
-            return Err(Breach::OutsideRequest(tag));
-        }
-        let direction = match asked.work {
-            Work::Read | Work::Fill | Work::CopyIn => Op::Read,
-            _ => Op::Write,
-        };
-        if request.op != direction {
-            return Err(Breach::Direction(tag));
-        }
-        if matches!(asked.work, Work::CopyIn | Work::CopyOut) {
-            in_arena(asked.offset)?;
-        }
-        Ok(())
-    }
-
-    /// Whether the store that a transfer names is the guest's to name; and then, with which errno it ends
-    /// without having begun.
-    fn check_store(&self, asked: &Transfer) -> Result<Option<Errno>, Breach> {
-        // Data of requests is of whole sectors, as is what is known of it.
-        let sectors = match asked.memory {
-            Memory::Request(_, at) => Coverage::is_whole_sectors(at, asked.length),
-            _ => true,
-        };
-        if asked.work.is_copy() {
-            return Ok((!sectors || asked.length == 0).then_some(Errno::EINVAL));
-        }
-        let shape = self.terms.stores.get(usize::from(asked.store));
-        let shape = shape.ok_or(Breach::Store(asked.store))?;
-        Ok(shape
-            .check(asked)
-            .err()
-            .or((!sectors).then_some(Errno::EINVAL)))
     }
 
     /// A part of a transfer has ended. What is left of it goes on.
@@ -243,7 +230,8 @@ impl Account {
         let durable = matches!(left.work, Work::Flush | Work::Write { durable: true });
         self.has_lost |= durable && ended.is_err();
         let result = match ended {
-            _ if self.closed => Err(Errno::EIO),
+            // What answers goes on: it is the guest's no more.
+            _ if self.closed && self.answered_by(token).is_none() => Err(Errno::EIO),
             Err(Errno::EOPNOTSUPP) if left.work == Work::Discard => Ok(()),
             Err(Errno::EOPNOTSUPP) if matches!(left.work, Work::WriteZeroes { .. }) => {
                 // Where the store has no better way, zeros are written.
@@ -265,11 +253,13 @@ impl Account {
                 if let Some(rest) = left.rest(bytes) {
                     return self.go_on(token, rest, done + bytes, output);
                 }
-                self.cover(&left, done);
+                if self.answered_by(token).is_none() {
+                    self.cover(&left, done);
+                }
                 Ok(())
             }
         };
-        self.finish(token, &left, result);
+        self.finish(token, &left, result, output);
     }
 
     /// All of a transfer is done: what it filled, its last part and so much before it, is there.
@@ -281,8 +271,21 @@ impl Account {
         }
     }
 
-    fn finish(&mut self, token: u32, left: &Transfer, result: Result<(), Errno>) {
+    fn finish(
+        &mut self,
+        token: u32,
+        left: &Transfer,
+        result: Result<(), Errno>,
+        output: &mut Output,
+    ) {
         self.under_way -= 1;
+        if let Some(slot) = self.answered_by(token) {
+            self.tokens[token as usize] = Token::Free;
+            let length = self.requests[slot as usize].length();
+            let result = result.map(|()| length);
+            output.answers.push(Answer { slot, result });
+            return;
+        }
         if let Memory::Request(tag, _) = left.memory {
             self.requests[tag as usize].transfers -= 1;
         }

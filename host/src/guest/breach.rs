@@ -14,6 +14,8 @@ pub enum Breach {
     UnderWay(u32),
     #[error("it completes the read with tag {0}, and has not filled all of its data")]
     NotFilled(u32),
+    #[error("it answers tag {0} by a transfer that is not of all the request's data")]
+    NotAll(u32),
     #[error("it uses token {0}, which is in use or not below ops-max")]
     Token(u32),
     #[error("it names store {0}, which it was not granted")]

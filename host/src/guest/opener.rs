@@ -193,7 +193,8 @@ impl Opener {
             },
             arena: Some(opening.arena().clone()),
             stores: guest.granted.stores.clone(),
-            transfers_max: opening.ops_max(),
+            // Those that answer requests have no token of the guest's.
+            transfers_max: opening.ops_max() + if hidden { depth } else { 0 },
             hidden,
         };
         let ring = opening.begin(session, depth, &geometry, &guest.granted.stores);

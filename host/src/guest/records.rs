@@ -36,6 +36,7 @@ const ACTION_COPY_OUT: u32 = 7;
 const ACTION_COPY_IN: u32 = 8;
 
 const FLAG_DURABLE: u32 = 1 << 0;
+const FLAG_ANSWERS: u32 = 1 << 2;
 
 /// In the place of a tag: the memory is the arena's.
 const NO_TAG: u32 = u32::MAX;
@@ -64,6 +65,8 @@ pub enum Action {
         /// What is to be done.
         transfer: Transfer,
     },
+    /// Bytes are to be moved, and the end of that is the answer to the request whose data they are.
+    Answer(Transfer),
 }
 
 /// Why a record is no action.
@@ -175,16 +178,21 @@ pub fn action(record: &Record) -> Result<Action, NoAction> {
         (_, (at, NO_TAG)) => Memory::Arena(at),
         (_, (at, tag)) => Memory::Request(tag, at),
     };
-    Ok(Action::Transfer {
-        token: number,
-        transfer: Transfer {
-            work,
-            #[expect(clippy::cast_possible_truncation, reason = "the low half")]
-            store: how as u16,
-            // Nobody looks at that of a fill.
-            offset: if work == Work::Fill { 0 } else { offset },
-            length,
-            memory,
+    let transfer = Transfer {
+        work,
+        #[expect(clippy::cast_possible_truncation, reason = "the low half")]
+        store: how as u16,
+        // Nobody looks at that of a fill.
+        offset: if work == Work::Fill { 0 } else { offset },
+        length,
+        memory,
+    };
+    let answers = how >> 16 & FLAG_ANSWERS != 0;
+    Ok(match work {
+        Work::Read | Work::Write { .. } if answers => Action::Answer(transfer),
+        _ => Action::Transfer {
+            token: number,
+            transfer,
         },
     })
 }

@@ -120,6 +120,14 @@ impl Supervisor {
         }
     }
 
+    fn forget_replays(&mut self, answers: &[Answer]) {
+        if let Some(replays) = &mut self.replays {
+            for answer in answers {
+                replays[answer.slot as usize] = 0;
+            }
+        }
+    }
+
     fn keep(&mut self, slot: u32, request: &Checked) {
         if let Some(place) = self.unanswered.get_mut(slot as usize) {
             *place = Some(*request);
@@ -215,9 +223,11 @@ impl Target for Supervisor {
     }
 
     fn ended(&mut self, token: u32, ended: Ended, output: &mut Output) {
+        let before = output.answers.len();
         if let Some(running) = &mut self.running {
             running.ended(token, ended, output);
         }
+        self.forget_replays(&output.answers[before..]);
     }
 
     fn poll(&mut self, output: &mut Output) -> Next {
@@ -230,12 +240,9 @@ impl Target for Supervisor {
         };
         let before = output.answers.len();
         let next = running.poll(output);
-        if let Some(replays) = &mut self.replays {
-            for answer in &output.answers[before..] {
-                replays[answer.slot as usize] = 0;
-            }
-        }
-        match running.take_fault() {
+        let fault = running.take_fault();
+        self.forget_replays(&output.answers[before..]);
+        match fault {
             None => next,
             Some(fault) => {
                 self.end();
