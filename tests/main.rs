@@ -36,6 +36,7 @@ mod nbd_transport;
 mod nbd_wire;
 mod oldest;
 mod policy;
+mod recovery;
 mod restart;
 mod ring;
 mod stores;

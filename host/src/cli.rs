@@ -291,6 +291,10 @@ pub struct Add {
     /// the README). Data is copied, and calls may take 5 s.
     #[arg(long, conflicts_with = "trusted")]
     pub unprivileged: bool,
+    /// Keep the device when its process ends before its time: requests wait, those that it had as well, until a new
+    /// process has taken it up. For guests that are 'restartable': nothing that they were given is lost with them.
+    #[arg(long, conflicts_with = "unprivileged")]
+    pub recover: bool,
     /// Let the system look by itself at what is on the device (file systems, LVM, RAID), and link it as
     /// /dev/disk/by-wasmblk/NAME. Without it the rules of 'wasmblk udev', where they are installed, keep the system
     /// from that.

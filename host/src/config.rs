@@ -13,7 +13,7 @@ use crate::guest::{Allowed, Limits, Source};
 use crate::limits;
 use crate::policy::Policy;
 use crate::store::Grant;
-use crate::ublk::{DataPath, Spec};
+use crate::ublk::DataPath;
 use crate::udev::Trust;
 
 /// Everything that a data plane needs to know of its device, beside the compiled guest.
@@ -45,6 +45,9 @@ pub struct DeviceConfig {
     pub trusted: bool,
     /// Whether the device is one of a user without privilege, as the kernel has them.
     pub unprivileged: bool,
+    /// Whether the device stays when its data plane ends before its time, and a further one takes it up.
+    #[serde(default)]
+    pub recover: bool,
     /// What the guest may use.
     pub limits: Limits,
     /// Folder of the control socket and the log.
@@ -103,6 +106,7 @@ impl DeviceConfig {
             serial: add.serial.as_deref().map(check_serial).transpose()?,
             trusted: add.trusted,
             unprivileged: add.unprivileged,
+            recover: add.recover,
             limits,
             run_dir,
             log: log.to_owned(),
@@ -169,21 +173,6 @@ impl DeviceConfig {
             return Err(Error::usage("a limit is out of its range"));
         }
         Ok(())
-    }
-
-    /// What the device is asked for, by what its guest has.
-    #[must_use]
-    pub fn spec(&self, hidden: bool, align_bytes: u32) -> Spec {
-        Spec {
-            id: self.id,
-            queues: self.queues,
-            depth: self.depth,
-            data_path: self.data_path,
-            hidden,
-            unprivileged: self.unprivileged,
-            align_bytes,
-            mark: 0,
-        }
     }
 
     /// What udev is told of the device, if anything.

@@ -215,6 +215,15 @@ pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(20);
 /// deadline fits, the others are then answered at once.
 pub const SLOW_CONTROL_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// How long the kernel may be busy with the end of a data plane before the device can be taken up.
+pub const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Data planes of one device that may end one soon after the other before nobody takes it up any more.
+pub const RECOVERIES_MAX: u32 = 5;
+
+/// How long to wait before the second of them is replaced; twice as long before each that follows.
+pub const RECOVERY_DELAY: Duration = Duration::from_millis(100);
+
 /// How often STOP is waited for while the guest makes progress; then its requests are answered with EIO.
 pub const STOP_TRIES_MAX: u32 = 4;
 

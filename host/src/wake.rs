@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
@@ -57,6 +58,24 @@ impl Wake {
             Ok(_) => Err(Error::failed(
                 "it was told to end before the device was ready",
             )),
+        }
+    }
+
+    /// Waits until something wakes us, no longer than this. Says whether something has.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn wait_at_most(&self, time: Duration) -> Result<bool> {
+        let failed = || "cannot wait for signals".to_owned();
+        let time = Timespec::try_from(time)
+            .map_err(io::Error::other)
+            .doing(failed)?;
+        match poll(&mut [PollFd::new(&self.reader, PollFlags::IN)], Some(&time)) {
+            Ok(ready) => Ok(ready > 0),
+            // What interrupts is a signal, which wakes us.
+            Err(rustix::io::Errno::INTR) => self.check().map(|()| false).or(Ok(true)),
+            Err(why) => Err(why).doing(failed),
         }
     }
 

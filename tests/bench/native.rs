@@ -52,6 +52,7 @@ pub(crate) fn serve() -> Result<()> {
         data_path: DataPath::Copy,
         hidden: false,
         unprivileged: false,
+        recover: false,
         align_bytes: 1,
         mark: 0,
     };

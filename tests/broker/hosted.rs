@@ -103,6 +103,35 @@ fn a_hosted_data_plane_that_is_killed_leaves_nothing() {
 }
 
 #[test]
+fn a_hosted_data_plane_that_is_killed_is_replaced_where_that_is_asked_for() {
+    in_bed(&Machine::default(), || {
+        let broker = Broker::start(&policy());
+        let alice = User::new(ALICE);
+        let store = store(&alice, 16 << 20);
+        for hosted in [true, false] {
+            let how = if hosted { "--hosted" } else { "--broker" };
+            let words = ["--memory-mib", "64", "--store", &store, "--recover", how];
+            let id = alice.add("file", &words);
+            let of = format!("of={}", node(id));
+            let write = ["if=/dev/zero", &of, "bs=1M", "count=16", "oflag=direct"];
+            let layers = info(&alice, id, "/confinement");
+            for _ in 0..2 {
+                let pid = info(&alice, id, "/pid");
+                run("kill", &["-KILL", &pid]);
+                // It waits for the next data plane.
+                assert!(alice.can("dd", &write), "{how}");
+                assert_ne!(info(&alice, id, "/pid"), pid);
+                assert_eq!(info(&alice, id, "/confinement"), layers);
+            }
+            assert_eq!(must(&["list"]).lines().count(), 2, "a head and a device");
+            let _ = alice.must(&["del", &id.to_string()]);
+            wait_gone(id);
+        }
+        nothing_left_but(broker);
+    });
+}
+
+#[test]
 fn what_a_user_sends_is_not_trusted() {
     in_bed(&Machine::default(), || {
         let broker = Broker::start(&policy());

@@ -43,6 +43,10 @@ impl Warden {
                 Err(error) => Err(error),
             },
             Command::Start => self.start(device),
+            Command::Recover => match device.recover() {
+                Ok(file) => return (Reply::Done, Some(file.into())),
+                Err(error) => Err(io::Error::other(error.chain())),
+            },
             Command::TryStop => device.try_stop().inspect(|()| self.stopped = true),
             Command::Stop => self.stop(device),
             Command::Resize { size_bytes } => self.resize(device, size_bytes),
@@ -95,7 +99,7 @@ impl Warden {
     }
 
     fn start(&mut self, device: &mut Device) -> io::Result<()> {
-        if self.order.wanted.is_none() || self.stopped {
+        if !device.is_recovering() && (self.order.wanted.is_none() || self.stopped) {
             return Err(io::Error::other(
                 "a device is started once, by its first warden",
             ));

@@ -128,6 +128,7 @@ impl Warden {
             hidden: wanted.hidden,
             // As the kernel has them; this one is of another kind.
             unprivileged: false,
+            recover: wanted.recover,
             align_bytes: wanted.align_bytes,
             mark: mark::new(record.uid, process::id()),
         };

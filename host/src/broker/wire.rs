@@ -76,6 +76,10 @@ pub struct Wanted {
     /// Whether nobody here has to see it, without which there is no zero copy.
     #[serde(default)]
     pub hidden: bool,
+    /// Whether it stays when who serves it ends, until somebody takes it up by [`Command::Recover`] or closes its
+    /// capability.
+    #[serde(default)]
+    pub recover: bool,
 }
 
 fn copy() -> DataPath {
@@ -93,6 +97,9 @@ pub enum Command {
     },
     /// Make the disk: all tags are being fetched.
     Start,
+    /// Take it up after who served it has ended: the reply has `/dev/ublkcN`, and [`Command::Start`] lets requests go
+    /// on.
+    Recover,
     /// Stop it unless its disk is open somewhere.
     TryStop,
     /// Stop it.

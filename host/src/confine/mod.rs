@@ -88,10 +88,10 @@ pub fn for_compiler() -> Vec<Layer> {
     ])
 }
 
-/// Gives up what a minder does not need, once its data plane runs.
-pub fn for_minder() {
+/// Gives up what a minder does not need, once its data plane runs; one that `recovers` starts others.
+pub fn for_minder(recovers: bool) {
     let _ = held(vec![
-        (Layer::Capabilities, keep_minders_capabilities()),
+        (Layer::Capabilities, keep_minders_capabilities(recovers)),
         (Layer::NoNewPrivs, no_new_privs()),
     ]);
 }
@@ -116,10 +116,10 @@ pub fn for_broker(hosts: bool) -> io::Result<()> {
 }
 
 /// Gives up what the minder of a device that the broker serves for a user does not need: it gives him the control
-/// socket.
-pub fn for_host() {
+/// socket, and where it `recovers`, starts further data planes.
+pub fn for_host(recovers: bool) {
     let _ = held(vec![
-        (Layer::Capabilities, keep_hosts_capabilities()),
+        (Layer::Capabilities, keep_hosts_capabilities(recovers)),
         (Layer::NoNewPrivs, no_new_privs()),
     ]);
 }

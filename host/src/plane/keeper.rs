@@ -12,6 +12,31 @@ use crate::error::{Error, Result};
 use crate::ublk::abi::DevInfo;
 use crate::ublk::{Control, Device, Spec};
 
+/// What a device is made for, as its data plane says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Guest {
+    pub(super) geometry: Geometry,
+    /// See [`Spec::hidden`].
+    pub(super) hidden: bool,
+    /// See [`Spec::align_bytes`].
+    pub(super) align_bytes: u32,
+}
+
+fn spec(config: &DeviceConfig, guest: &Guest) -> Spec {
+    Spec {
+        id: config.id,
+        queues: config.queues,
+        depth: config.depth,
+        data_path: config.data_path,
+        hidden: guest.hidden,
+        unprivileged: config.unprivileged,
+        recover: config.recover,
+        align_bytes: guest.align_bytes,
+        // The next device of its number has another minder.
+        mark: std::process::id().into(),
+    }
+}
+
 /// A device from Add to Delete.
 #[derive(Debug)]
 pub(super) enum Keeper {
@@ -30,13 +55,13 @@ impl Keeper {
     /// Why there is none. Nothing is left behind.
     pub(super) fn add(
         config: &DeviceConfig,
-        spec: &Spec,
-        geometry: &Geometry,
+        guest: &Guest,
     ) -> Result<(Keeper, DevInfo, Arc<File>)> {
+        let (spec, geometry) = (spec(config, guest), &guest.geometry);
         if let Some(socket) = &config.broker {
-            return Keeper::ask(socket, config, spec, geometry);
+            return Keeper::ask(socket, config, &spec, geometry);
         }
-        let mut device = Device::add(Control::open()?, spec, geometry)?;
+        let mut device = Device::add(Control::open()?, &spec, geometry)?;
         let info = *device.info();
         let Some(file) = device.take_char_device() else {
             return Err(Error::failed("the device is gone"));
@@ -60,6 +85,7 @@ impl Keeper {
             geometry: geometry.into(),
             data_path: spec.data_path,
             hidden: spec.hidden,
+            recover: spec.recover,
         };
         let (capability, info, file) = broker::device(socket, &wanted)?;
         Ok((
@@ -67,6 +93,22 @@ impl Keeper {
             info,
             Arc::new(file),
         ))
+    }
+
+    /// Takes the device up again after its data plane has ended. Gives the open `/dev/ublkcN`, as [`Keeper::add`].
+    ///
+    /// # Errors
+    ///
+    /// Where it is gone.
+    pub(super) fn recover(&mut self) -> Result<File> {
+        let capability = match self {
+            Keeper::Own(device) => return device.recover(),
+            Keeper::Brokered(_, capability) => capability,
+        };
+        let given = capability.demand(&wire::Command::Recover);
+        let given = given.map_err(|why| Error::failed(why.to_string()))?;
+        let file = given.into_iter().next().map(File::from);
+        file.ok_or_else(|| Error::failed("the device's warden talks nonsense"))
     }
 
     /// Its number.

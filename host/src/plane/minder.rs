@@ -14,16 +14,17 @@ use rustix::process::{Pid, Signal, kill_process};
 use tracing::{debug, error, info};
 
 use super::errand::{Errand, Report, reply};
-use super::keeper::Keeper;
+use super::keeper::{Guest, Keeper};
 use super::launch::{self, Ready};
 use super::log::LogFiles;
+use super::recovery::Recovery;
 use super::run_dir::RunDir;
 use super::socket;
-use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::confine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::message;
+use crate::store::Stores;
 use crate::sys::Artefact;
 use crate::ublk::abi::DevInfo;
 use crate::ublk::block_path;
@@ -45,29 +46,46 @@ pub fn mind(
     announce: impl FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>,
 ) -> Result<()> {
     let mut wake = Wake::new()?;
+    let opened = if config.recover && config.owner.is_none() {
+        // They are the same for each data plane, and locked for the next one too.
+        Stores::open(&config.stores)?.into_files()
+    } else {
+        Vec::new()
+    };
+    let stores = if opened.is_empty() { stores } else { &opened };
     let (socket, child) = launch::spawn("plane", &config, artefact, stores)?;
     match &config.broker {
-        Some(_) if config.owner.is_some() => confine::for_host(),
+        Some(_) if config.owner.is_some() => confine::for_host(config.recover),
         Some(_) => confine::for_brokered_minder(),
-        None if config.confine => confine::for_minder(),
+        None if config.confine => confine::for_minder(config.recover),
         None => {}
     }
     let mut minder = Minder {
         run_dir: RunDir::new(config.run_dir.clone()),
         config,
+        artefact,
+        stores,
         socket,
         child,
         announce: Some(announce),
         device: None,
         announced: false,
+        recovery: Recovery::default(),
         outcome: None,
     };
-    minder.serve(&mut wake)?;
-    minder.end()
+    loop {
+        minder.serve(&mut wake)?;
+        if !minder.take_up(&mut wake)? {
+            return minder.end();
+        }
+    }
 }
 
-struct Minder<A> {
+struct Minder<'a, A> {
     config: DeviceConfig,
+    artefact: &'a Artefact,
+    /// Those that are open already.
+    stores: &'a [File],
     run_dir: RunDir,
     socket: OwnedFd,
     child: Child,
@@ -75,11 +93,12 @@ struct Minder<A> {
     /// From Add to Delete.
     device: Option<Keeper>,
     announced: bool,
+    recovery: Recovery,
     /// The data plane's last word.
     outcome: Option<Option<(Kind, String)>>,
 }
 
-impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
+impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<'_, A> {
     /// Does what the data plane asks for until it ends.
     fn serve(&mut self, wake: &mut Wake) -> Result<()> {
         loop {
@@ -116,7 +135,8 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
     }
 
     /// The data plane ends in order when it is told to; then so do we.
-    fn pass_on(&self) {
+    fn pass_on(&mut self) {
+        self.recovery.end();
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid {
             let _ = kill_process(pid, Signal::TERM);
@@ -129,14 +149,20 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
                 geometry,
                 hidden,
                 align_bytes,
-            } => match self.add(&geometry, hidden, align_bytes) {
-                Ok((device, info, file, listener)) => {
-                    let report = Report::Added(info);
-                    self.device = Some(device);
-                    return reply(&self.socket, &report, &[file.as_fd(), listener.as_fd()]);
+            } => {
+                let guest = Guest {
+                    geometry,
+                    hidden,
+                    align_bytes,
+                };
+                match self.add(guest) {
+                    Ok((info, file, listener)) => {
+                        let report = Report::Added(info);
+                        return reply(&self.socket, &report, &[file.as_fd(), listener.as_fd()]);
+                    }
+                    Err(error) => Report::refused(&error),
                 }
-                Err(error) => Report::refused(&error),
-            },
+            }
             Errand::Announce => match self.announce() {
                 Ok(None) => Report::Done,
                 Ok(Some(files)) => return reply(&self.socket, &Report::Done, &files.fds()),
@@ -160,8 +186,13 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
                         Err(error) => Report::refused(&error),
                     }
                 }
-                (Some(device), Errand::TryStop) => Report::of(device.try_stop()),
-                (Some(device), Errand::Stop) => Report::of(device.stop()),
+                (Some(device), Errand::TryStop) => {
+                    Report::of(device.try_stop().inspect(|()| self.recovery.end()))
+                }
+                (Some(device), Errand::Stop) => {
+                    self.recovery.end();
+                    Report::of(device.stop())
+                }
                 _ => Report::of(Err(io::ErrorKind::NotFound.into())),
             },
         };
@@ -169,19 +200,21 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
     }
 
     /// Under the lock of the run directory: a name belongs to one device, and a socket to the number's device.
-    fn add(
-        &self,
-        geometry: &Geometry,
-        hidden: bool,
-        align_bytes: u32,
-    ) -> Result<(Keeper, DevInfo, Arc<File>, UnixListener)> {
+    fn add(&mut self, guest: Guest) -> Result<(DevInfo, Arc<File>, UnixListener)> {
+        if let Some(again) = self.recovery.again(&guest) {
+            return again;
+        }
         if self.device.is_some() || self.announced {
             return Err(Error::failed("a data plane has one device"));
         }
+        if self.config.recover && !guest.geometry.restartable {
+            return Err(Error::usage(
+                "--recover: this guest is not 'restartable': what it was given would be lost with its process",
+            ));
+        }
         let _lock = self.run_dir.lock()?;
         self.run_dir.check_name(self.config.name.as_deref())?;
-        let spec = self.config.spec(hidden, align_bytes);
-        let (mut device, info, file) = Keeper::add(&self.config, &spec, geometry)?;
+        let (mut device, info, file) = Keeper::add(&self.config, &guest)?;
         let path = self.run_dir.socket(device.id());
         let bound = socket::bind(&path).and_then(|listener| {
             if let Some((uid, gid)) = self.config.owner {
@@ -190,8 +223,17 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
             }
             Ok(listener)
         });
-        match bound {
-            Ok(listener) => Ok((device, info, file, listener)),
+        let kept = bound.and_then(|listener| {
+            if self.config.recover {
+                self.recovery.keep(guest, info, &listener)?;
+            }
+            Ok(listener)
+        });
+        match kept {
+            Ok(listener) => {
+                self.device = Some(device);
+                Ok((info, file, listener))
+            }
             Err(error) => {
                 drop(file);
                 let _ = device.delete();
@@ -201,6 +243,9 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
     }
 
     fn announce(&mut self) -> Result<Option<LogFiles>> {
+        if self.announced {
+            return self.recovery.log();
+        }
         let (Some(announce), Some(device)) = (self.announce.take(), &self.device) else {
             return Err(Error::failed("there is nothing to announce"));
         };
@@ -210,8 +255,43 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<A> {
             device: block_path(id),
         };
         let files = announce(&ready, &self.run_dir)?;
+        self.recovery.keep_log(files.as_ref())?;
         self.announced = true;
         Ok(files)
+    }
+
+    /// Where the data plane has ended before its time, and the device is to stay: starts another for it. Says
+    /// whether there is one to be served.
+    fn take_up(&mut self, wake: &mut Wake) -> Result<bool> {
+        let Some(device) = self.device.as_mut().filter(|_| self.announced) else {
+            return Ok(false);
+        };
+        while let Some(delay) = self.recovery.next_delay() {
+            // One that only closed the socket is not served any more.
+            let _ = self.child.kill();
+            let status = (self.child.wait()).doing(|| "the device's process is lost".into())?;
+            error!("the device's process ended before its time, and is replaced: {status}");
+            if wake.wait_at_most(delay)? {
+                self.recovery.end();
+                break;
+            }
+            let taken_up = self
+                .recovery
+                .take_up(device)
+                .and_then(|()| launch::spawn("plane", &self.config, self.artefact, self.stores));
+            match taken_up {
+                Ok((socket, child)) => {
+                    (self.socket, self.child, self.outcome) = (socket, child, None);
+                    return Ok(true);
+                }
+                Err(why) => error!("{}", why.chain()),
+            }
+        }
+        if self.config.recover {
+            // What waits would wait for ever.
+            let _ = device.stop();
+        }
+        Ok(false)
     }
 
     fn delete(&mut self) -> io::Result<()> {

@@ -6,6 +6,7 @@ mod keeper;
 mod launch;
 mod log;
 mod minder;
+mod recovery;
 mod run;
 mod run_dir;
 mod socket;

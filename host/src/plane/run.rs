@@ -118,8 +118,8 @@ fn serve(
 
 /// Opens the stores and loads the compiled guest; none of its code runs yet.
 fn load(config: &DeviceConfig, artefact: &Artefact, stores: Vec<File>) -> Result<(Engine, Guest)> {
-    let stores = if config.owner.is_some() {
-        // His rights have opened them.
+    let stores = if config.owner.is_some() || config.recover {
+        // His rights have opened them; or the minder, for all data planes of the device, one after the other.
         Stores::of(&config.stores, stores)?
     } else {
         Stores::open(&config.stores)?

@@ -42,13 +42,19 @@ pub fn drop_capabilities() -> io::Result<()> {
     keep_capabilities(CapabilitySet::empty())
 }
 
-/// The same, but for what ublk's control commands take, and files of other users in a run directory.
+/// What a data plane gives up step by step, or uses before that.
+const DATA_PLANES: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::SYS_RESOURCE);
+
+/// The same, but for what ublk's control commands take, and files of other users in a run directory; where it
+/// `recovers`, also for what further data planes begin with.
 ///
 /// # Errors
 ///
 /// The system's.
-pub fn keep_minders_capabilities() -> io::Result<()> {
-    keep_capabilities(CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_OVERRIDE)
+pub fn keep_minders_capabilities(recovers: bool) -> io::Result<()> {
+    let mut kept = CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_OVERRIDE;
+    kept.set(CapabilitySet::SYS_RESOURCE, recovers);
+    keep_capabilities(kept)
 }
 
 /// The same, but for what ublk's control commands take, and what giving a node to a user takes; where it `hosts`
@@ -63,13 +69,16 @@ pub fn keep_brokers_capabilities(hosts: bool) -> io::Result<()> {
     keep_capabilities(kept)
 }
 
-/// The same, but for what giving a control socket to a user takes.
+/// The same, but for what giving a control socket to a user takes; where it `recovers`, also for what further data
+/// planes begin with.
 ///
 /// # Errors
 ///
 /// The system's.
-pub fn keep_hosts_capabilities() -> io::Result<()> {
-    keep_capabilities(CapabilitySet::CHOWN)
+pub fn keep_hosts_capabilities(recovers: bool) -> io::Result<()> {
+    let mut kept = CapabilitySet::CHOWN;
+    kept.set(DATA_PLANES, recovers);
+    keep_capabilities(kept)
 }
 
 fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {

@@ -13,6 +13,8 @@ pub mod control {
     pub const START_DEV: u32 = 0xc020_7506;
     pub const STOP_DEV: u32 = 0xc020_7507;
     pub const SET_PARAMS: u32 = 0xc020_7508;
+    pub const START_USER_RECOVERY: u32 = 0xc020_7510;
+    pub const END_USER_RECOVERY: u32 = 0xc020_7511;
     pub const GET_DEV_INFO2: u32 = 0x8020_7512;
     pub const GET_FEATURES: u32 = 0x8020_7513;
     pub const DEL_DEV: u32 = 0xc020_7505;
@@ -32,6 +34,8 @@ pub mod io {
 pub mod feature {
     #![expect(missing_docs, reason = "UBLK_F_ of the header")]
     pub const SUPPORT_ZERO_COPY: u64 = 1 << 0;
+    pub const USER_RECOVERY: u64 = 1 << 3;
+    pub const USER_RECOVERY_REISSUE: u64 = 1 << 4;
     pub const UNPRIVILEGED_DEV: u64 = 1 << 5;
     pub const CMD_IOCTL_ENCODE: u64 = 1 << 6;
     pub const USER_COPY: u64 = 1 << 7;

@@ -1,16 +1,15 @@
 //! The driver's control commands, each with a bound, and with a fallback where a kernel lacks one.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{Access, Mode, OFlags, access, open};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::abi::{CtrlCmd, DevInfo, Params, SECTOR_SHIFT, control, feature};
+use super::node::{NODE_STEP, char_path};
 use crate::error::{Context, Error, Result};
 use crate::limits;
 use crate::sys::ControlRing;
@@ -23,18 +22,6 @@ const NO_DEVICE: u32 = u32::MAX;
 
 /// Bytes of a mask of processors: as many as any kernel is configured for (`NR_CPUS` 8192).
 const CPU_MASK_BYTES: usize = 1024;
-
-/// The node that the outside sees.
-#[must_use]
-pub fn block_path(id: u32) -> PathBuf {
-    PathBuf::from(format!("/dev/ublkb{id}"))
-}
-
-/// The node that the server opens.
-#[must_use]
-pub fn char_path(id: u32) -> PathBuf {
-    PathBuf::from(format!("/dev/ublkc{id}"))
-}
 
 /// The open control node.
 #[derive(Debug)]
@@ -137,12 +124,47 @@ impl Control {
     ///
     /// `TimedOut` where a worker does not fetch.
     pub fn start(&mut self, id: u32) -> io::Result<()> {
+        self.begin_to_serve(control::START_DEV, id)
+    }
+
+    fn begin_to_serve(&mut self, operation: u32, id: u32) -> io::Result<()> {
         let pid = std::process::id();
         let command = CtrlCmd {
             data: pid.into(),
             ..device(id)
         };
-        self.slow_call(control::START_DEV, command)
+        self.slow_call(operation, command)
+    }
+
+    /// Takes up a device whose server has ended and that was made for that: from here on a further process may open
+    /// its `/dev/ublkcN`. The kernel may still be busy with the end of the last one.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is none, `ResourceBusy` where it is served after all.
+    pub fn begin_recovery(&mut self, id: u32) -> io::Result<()> {
+        let begin = Instant::now();
+        loop {
+            let begun = self.call(control::START_USER_RECOVERY, device(id), &mut []);
+            match begun.map_err(no_device) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::ResourceBusy
+                        && begin.elapsed() < limits::RECOVERY_TIMEOUT =>
+                {
+                    std::thread::sleep(NODE_STEP);
+                }
+                begun => return begun.map(drop),
+            }
+        }
+    }
+
+    /// Starts a device that was taken up, as [`Control::start`] does a new one: requests that waited go on.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` where a worker does not fetch.
+    pub fn end_recovery(&mut self, id: u32) -> io::Result<()> {
+        self.begin_to_serve(control::END_USER_RECOVERY, id)
     }
 
     /// What the kernel knows of a device.
@@ -239,13 +261,13 @@ impl Control {
         }
         self.call(control::DEL_DEV_ASYNC, device(id), &mut [])
             .map_err(no_device)?;
-        let steps = limits::DELETE_TIMEOUT.as_millis() / DELETE_STEP.as_millis();
+        let steps = limits::DELETE_TIMEOUT.as_millis() / NODE_STEP.as_millis();
         for _ in 0..steps {
             match self.info(id) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
                 _ => {}
             }
-            std::thread::sleep(DELETE_STEP);
+            std::thread::sleep(NODE_STEP);
         }
         Ok(false)
     }
@@ -299,15 +321,6 @@ fn c_path(path: &Path) -> Vec<u8> {
     [path.as_os_str().as_bytes(), b"\0"].concat()
 }
 
-/// How often a deleted device is looked for.
-const DELETE_STEP: Duration = Duration::from_millis(10);
-
-/// Whether the kernel has a device of this id, by sysfs: that is readable for everybody.
-#[must_use]
-pub fn exists(id: u32) -> bool {
-    Path::new(&format!("/sys/class/ublk-char/ublkc{id}")).exists()
-}
-
 /// A command's header for one device, no queue.
 fn device(id: u32) -> CtrlCmd {
     CtrlCmd {
@@ -323,76 +336,4 @@ fn no_device(error: io::Error) -> io::Error {
         Some(libc::ENODEV) => io::ErrorKind::NotFound.into(),
         _ => error,
     }
-}
-
-/// Waits until a node is there and this user may have such access to it: udev may take a moment.
-///
-/// # Errors
-///
-/// The last answer, where that takes too long.
-pub(super) fn wait_for_node(path: &Path, wanted: Access) -> rustix::io::Result<()> {
-    let tries = limits::NODE_TIMEOUT.as_millis() / DELETE_STEP.as_millis();
-    for _ in 0..tries {
-        if access(path, wanted).is_ok() {
-            return Ok(());
-        }
-        std::thread::sleep(DELETE_STEP);
-    }
-    access(path, wanted)
-}
-
-/// Opens the name of `/dev/ublkcN`, not the device: a path that leads to this node whatever becomes of its name. Waits
-/// for whoever gives new nodes to their owners.
-///
-/// # Errors
-///
-/// Where nobody does.
-pub(super) fn own_node(id: u32) -> Result<File> {
-    let path = char_path(id);
-    let shown = path.display();
-    wait_for_node(&path, Access::READ_OK | Access::WRITE_OK)
-        .and_then(|()| open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()))
-        .map(File::from)
-        .doing(|| {
-            format!(
-                "nobody made {shown} this user's (udev does, by the rules of 'wasmblk udev install'); root can \
-                 delete what is left: 'wasmblk del --force {id}'"
-            )
-        })
-}
-
-/// Opens `/dev/ublkcN` as its server; there can be only one. The node may come a moment late where
-/// udev makes it.
-///
-/// # Errors
-///
-/// The system's.
-pub(super) fn open_char(id: u32) -> Result<File> {
-    let path = char_path(id);
-    // Copies of data by the ring are made at once then, not by another thread.
-    let open = || {
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK);
-        options.open(&path)
-    };
-    let mut opened = open();
-    for _ in 0..100 {
-        match &opened {
-            // A helper that looks at new nodes may hold it for a moment.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy
-                ) =>
-            {
-                std::thread::sleep(DELETE_STEP);
-                opened = open();
-            }
-            _ => break,
-        }
-    }
-    opened.doing(|| format!("cannot open {}", path.display()))
 }

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::abi::{DevInfo, feature};
-use super::control::{Control, block_path, open_char, own_node, wait_for_node};
+use super::control::Control;
+use super::node::{block_path, open_char, own_node, wait_for_node};
 use super::{encode, holders};
 use crate::block::Geometry;
 use crate::error::{Context, Error, Result};
@@ -32,6 +33,9 @@ pub struct Spec {
     pub hidden: bool,
     /// Whether it is to be one of a user without privilege.
     pub unprivileged: bool,
+    /// Whether it stays when its server ends before its time: requests wait then, those that the server had as well,
+    /// until a further one has taken it up.
+    pub recover: bool,
     /// What data must lie at multiples of in memory, in bytes, to go to the stores as it is.
     pub align_bytes: u32,
     /// A number that the kernel keeps with the device for whoever made it.
@@ -92,6 +96,8 @@ pub struct Device {
     /// Of an unprivileged device: by it commands name the device.
     node: Option<File>,
     char_device: Option<Arc<File>>,
+    /// It was taken up, and has not been started again.
+    recovering: bool,
 }
 
 impl Device {
@@ -108,11 +114,16 @@ impl Device {
         } else {
             0
         };
+        let recovery = if spec.recover {
+            feature::USER_RECOVERY | feature::USER_RECOVERY_REISSUE
+        } else {
+            0
+        };
         let wanted = DevInfo {
             nr_hw_queues: spec.queues,
             queue_depth: spec.depth,
             max_io_buf_bytes: geometry.max_transfer_bytes,
-            flags: feature::CMD_IOCTL_ENCODE | scan_off | zero_copy | owner,
+            flags: feature::CMD_IOCTL_ENCODE | scan_off | zero_copy | owner | recovery,
             ublksrv_pid: -1,
             ublksrv_flags: spec.mark,
             ..DevInfo::default()
@@ -132,6 +143,7 @@ impl Device {
             info,
             node: None,
             char_device: None,
+            recovering: false,
         };
         match device.prepare(geometry, spec) {
             Ok(()) => Ok(device),
@@ -156,6 +168,7 @@ impl Device {
             info,
             node: None,
             char_device: None,
+            recovering: false,
         })
     }
 
@@ -228,9 +241,13 @@ impl Device {
     /// Where the kernel does not start it in time.
     pub fn start(&mut self) -> Result<()> {
         let id = self.id();
-        self.control
-            .start(id)
-            .doing(|| format!("cannot start ublk device {id}"))?;
+        let started = if self.recovering {
+            self.control.end_recovery(id)
+        } else {
+            self.control.start(id)
+        };
+        started.doing(|| format!("cannot start ublk device {id}"))?;
+        self.recovering = false;
         let node = block_path(id);
         let wanted = if self.info.is_unprivileged() {
             Access::READ_OK | Access::WRITE_OK
@@ -250,6 +267,31 @@ impl Device {
             "{} did not appear although the device started; is /dev a devtmpfs or kept by udev?",
             node.display()
         )))
+    }
+
+    /// Takes the device up again after its server has ended. Gives the open `/dev/ublkcN` for the next one, to be
+    /// closed here once that has it; [`Device::start`] lets requests go on.
+    ///
+    /// # Errors
+    ///
+    /// Where it was not made for that, or is gone.
+    pub fn recover(&mut self) -> Result<File> {
+        let id = self.id();
+        let failed = || format!("cannot take up device {id}");
+        let now = self.now().doing(failed)?;
+        if now.ublksrv_flags != self.info.ublksrv_flags {
+            let text = "it is gone, and its number another's";
+            return Err(Error::failed(failed()).because(Error::failed(text)));
+        }
+        self.control.begin_recovery(id).doing(failed)?;
+        self.recovering = true;
+        open_char(id)
+    }
+
+    /// Whether it was taken up and has not been started again.
+    #[must_use]
+    pub fn is_recovering(&self) -> bool {
+        self.recovering
     }
 
     /// Stops the device unless somebody has it open.

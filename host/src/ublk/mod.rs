@@ -8,9 +8,11 @@ pub mod decode;
 mod device;
 pub mod encode;
 mod holders;
+mod node;
 mod worker;
 
-pub use control::{CONTROL_PATH, Control, block_path, char_path, exists};
+pub use control::{CONTROL_PATH, Control};
 pub use device::{DataPath, Device, Spec};
 pub use holders::holders;
+pub use node::{block_path, char_path, exists};
 pub use worker::{fetch, serve_queues};
