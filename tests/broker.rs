@@ -1,6 +1,7 @@
 //! Devices for users without privilege: two of them, root, and what none of them can do to another.
 
 mod capability;
+mod container;
 mod hosted;
 mod hostile;
 mod pure;

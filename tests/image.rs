@@ -21,7 +21,7 @@ const RUNS: [usize; 14] = [
 ];
 
 /// Bytes of an image: data and zeros, in the order of `RUNS` from one of them on.
-fn content(from: usize, bytes: usize) -> Vec<u8> {
+pub(crate) fn content(from: usize, bytes: usize) -> Vec<u8> {
     let mut content = Vec::with_capacity(bytes);
     let runs = RUNS.iter().cycle().skip(from);
     for (turn, length) in runs.enumerate() {

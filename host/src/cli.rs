@@ -319,7 +319,8 @@ pub struct Add {
 pub struct Import {
     /// The image: a file, a block device, or '-' for standard input.
     pub image: PathBuf,
-    /// The device: its path, a file, or fd:N where whoever calls this left it open as N.
+    /// The device: its path, a file, or fd:N where whoever calls this left it open as N. A broker's device has its path
+    /// also where nobody sees a node of it.
     pub device: PathBuf,
     /// Show what is done even where standard error is no terminal.
     #[arg(long)]

@@ -11,6 +11,7 @@ use std::process::{self, Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use tests::container;
 use tests::user::{SOCKET, User};
 use wasmblk::block::{Answer, Checked, Claims, Ended, Geometry, Next, Output, Target};
 use wasmblk::broker::wire::{Command, Wanted};
@@ -91,33 +92,7 @@ impl Process {
 
     /// Starts one in namespaces of its own, without a device node, a network or a capability outside of them.
     pub(super) fn start_in_container(user: &User, part: &str) -> Process {
-        let inside = user.again(PART, part);
-        let mut command = process::Command::new("chroot");
-        // The bed itself is a chroot, in which nobody gets a namespace of users: so this one is made the root first.
-        let script = "exec unshare -m sh -c 'cd /machine && mount --move . / && exec chroot . \"$0\" \"$@\"' \"$@\"";
-        command.args(["/proc/1/root", "/bin/sh", "-c", script, "container"]);
-        let uid = user.uid.to_string();
-        command.args([
-            "/usr/bin/setpriv",
-            "--reuid",
-            &uid,
-            "--regid",
-            &uid,
-            "--clear-groups",
-        ]);
-        command.args([
-            "/usr/bin/unshare",
-            "--user",
-            "--map-root-user",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--net",
-        ]);
-        // It ends with the one that began it.
-        command.args(["--mount-proc", "--kill-child", "sh", "-c"]);
-        command.arg("mount -t tmpfs none /dev && mount -t tmpfs none /sys && exec \"$0\" \"$@\"");
-        command.arg(inside.get_program()).args(inside.get_args());
+        let mut command = container::of(user, &user.again(PART, part));
         command.env(PART, part).env(CONTAINER, "");
         Process::begin(command)
     }

@@ -9,6 +9,7 @@ mod apt;
 pub mod backing;
 pub mod bed;
 pub mod command;
+pub mod container;
 pub mod disk;
 pub mod guests;
 pub mod null_blk;

@@ -1,6 +1,5 @@
 //! What broker and warden tell each other, over the socket pair that the warden begins with.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -17,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::wire::{self, Record, Wanted};
 use crate::error::{Context, Error, Result};
 use crate::message;
+use crate::sys::nothing;
 
 /// What a warden is started for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ pub(super) fn start(
     let child = Command::new("/proc/self/exe")
         .args([command, "--log", log])
         .stdin(Stdio::from(theirs))
-        .stdout(Stdio::null())
+        .stdout(nothing().doing(failed)?)
         .spawn()
         .doing(failed)?;
     Ok((ours, child))
@@ -88,7 +88,7 @@ pub fn receive<T: DeserializeOwned>() -> Result<(T, OwnedFd, Vec<OwnedFd>)> {
     }
     let (bytes, files) = message::receive(&socket).map_err(|_| alone())?;
     let order = wire::decode(&bytes).map_err(|_| alone())?;
-    let null = File::open("/dev/null").doing(|| "cannot open /dev/null".into())?;
-    dup2_stdin(&null).doing(|| "cannot leave the broker".into())?;
+    let left = nothing().and_then(|nothing| Ok(dup2_stdin(nothing)?));
+    left.doing(|| "cannot leave the broker".into())?;
     Ok((order, socket, files))
 }

@@ -1,6 +1,7 @@
 //! `wasmblk add`: check, compile, and hand over to the device's own process.
 
 use std::fs::File;
+use std::path::Path;
 
 use rustix::process::geteuid;
 
@@ -13,7 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::guest::Source;
 use crate::plane::{self, Ready, RunDir};
 use crate::store::Stores;
-use crate::ublk::block_path;
+use crate::ublk::{CONTROL_PATH, block_path};
 use crate::udev::{self, Installed};
 
 pub(super) fn run(add: &Add, cli: &Cli, run_dir: &RunDir) -> Result<()> {
@@ -34,8 +35,9 @@ pub(super) fn run(add: &Add, cli: &Cli, run_dir: &RunDir) -> Result<()> {
     let run_dir = run_dir.path().to_owned();
     let mut config = DeviceConfig::new(add, wanted, &source, run_dir, &cli.log)?;
     drop(source);
-    // Whoever is not root cannot do without, but can try where there is none.
-    let needed = add.broker || !geteuid().is_root();
+    // Whoever is not root cannot do without, nor can root in a container; but they can try where there is none.
+    let may_command = geteuid().is_root() && Path::new(CONTROL_PATH).exists();
+    let needed = add.broker || !may_command;
     if !add.unprivileged && needed && (add.broker || broker::answers(&cli.broker_socket)) {
         config.broker = Some(cli.broker_socket.clone());
     }

@@ -31,7 +31,7 @@ pub(super) fn run(del: &Del, run_dir: &RunDir, broker: &Path) -> Result<()> {
     for id in ids {
         let run_dir = &devices::run_dir_of(run_dir, &brokered, id);
         let has_broker = brokered.iter().any(|record| record.id == Some(id));
-        let deleted = match driver(&mut control)? {
+        let deleted = match driver(&mut control, !brokered.is_empty())? {
             Some(control) if is_root() || !has_broker => delete(control, run_dir, id, del.force),
             // By its own processes, or not by this user at all.
             _ => delete_brokered(run_dir, id, del.force),
@@ -51,12 +51,12 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The driver, opened once; `None` for a user whom it does not let in.
-fn driver(control: &mut Option<Control>) -> Result<Option<&mut Control>> {
+/// The driver, opened once; `None` for a user whom it does not let in, as root in a container, who may have a broker.
+fn driver(control: &mut Option<Control>, has_broker: bool) -> Result<Option<&mut Control>> {
     if control.is_none() {
         match Control::open() {
             Ok(opened) => *control = Some(opened),
-            Err(_) if !is_root() => {}
+            Err(_) if !is_root() || has_broker => {}
             Err(error) => return Err(error),
         }
     }

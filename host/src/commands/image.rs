@@ -8,19 +8,20 @@ use std::time::{Duration, Instant};
 
 use super::human_size;
 use crate::cli::{Export, Import};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::image::{End, Part, Role, Word, check_fits, copy};
+use crate::plane::{self, RunDir};
 
-pub(super) fn import(import: &Import) -> Result<()> {
-    let mut device = End::open(&device(&import.device)?, Role::Target)?;
+pub(super) fn import(import: &Import, run_dir: impl Fn() -> Result<RunDir>) -> Result<()> {
+    let mut device = device(&import.device, Role::Target, run_dir)?;
     let mut image = End::open(&Word::parse(&import.image)?, Role::Source)?;
     check_fits(&image, &device)?;
     show_copy(&mut image, &mut device, import.progress)
 }
 
-pub(super) fn export(export: &Export) -> Result<()> {
+pub(super) fn export(export: &Export, run_dir: impl Fn() -> Result<RunDir>) -> Result<()> {
     let word = Word::parse(&export.image)?;
-    let mut device = End::open(&device(&export.device)?, Role::Source)?;
+    let mut device = device(&export.device, Role::Source, run_dir)?;
     if let (Word::Path(path), Some(bytes)) = (&word, device.size_bytes)
         && is_to_be_made(path, export.force)?
     {
@@ -38,11 +39,23 @@ pub(super) fn export(export: &Export) -> Result<()> {
     show_copy(&mut device, &mut image, export.progress)
 }
 
-/// Neither command makes sense of a stream in place of a device.
-fn device(word: &Path) -> Result<Word<'_>> {
-    match Word::parse(word)? {
-        Word::Standard => Err(Error::usage("the device cannot be '-'; the image can")),
-        word => Ok(word),
+/// Neither command makes sense of a stream in place of a device. A device of this user's has a path also where no node
+/// of it is seen, as in a container: then its processes give what they have.
+fn device(path: &Path, role: Role, run_dir: impl Fn() -> Result<RunDir>) -> Result<End> {
+    let word = Word::parse(path)?;
+    if word == Word::Standard {
+        return Err(Error::usage("the device cannot be '-'; the image can"));
+    }
+    let id = path.to_str().and_then(|it| it.strip_prefix("/dev/ublkb"));
+    let id = id.and_then(|id| id.parse().ok()).filter(|_| !path.exists());
+    let socket = id.map(|id| run_dir().map(|dir| dir.socket(id)));
+    match socket.transpose()?.filter(|socket| socket.exists()) {
+        Some(socket) => {
+            let shown = path.display().to_string();
+            let file = plane::open(&socket, role == Role::Source);
+            End::of(file.doing(|| format!("cannot open {shown}"))?, &shown, role)
+        }
+        None => End::open(&word, role),
     }
 }
 

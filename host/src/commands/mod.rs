@@ -44,8 +44,8 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Info(info) => info::run(info, &run_dir()?, &cli.broker_socket),
         Command::Del(del) => del::run(del, &run_dir()?, &cli.broker_socket),
         Command::Doctor(format) => doctor::run(*format, cli.run_dir.as_deref(), cache),
-        Command::Import(command) => image::import(command),
-        Command::Export(command) => image::export(command),
+        Command::Import(command) => image::import(command, run_dir),
+        Command::Export(command) => image::export(command, run_dir),
         Command::Udev(command) => udev::run(command),
         Command::Completions { shell } => {
             let mut script = Vec::new();

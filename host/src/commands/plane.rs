@@ -1,7 +1,6 @@
 //! `wasmblk mind` and `wasmblk plane`: the processes that `add` leaves behind.
 
 use std::env;
-use std::fs::File;
 use std::process::ExitCode;
 
 use rustix::process::setsid;
@@ -10,6 +9,7 @@ use rustix::thread::set_name;
 
 use crate::error::{Context, Result};
 use crate::plane::{self, Handed, LogFiles, Ready, RunDir};
+use crate::sys::nothing;
 
 /// The minder of a device in the background.
 pub(super) fn mind() -> Result<()> {
@@ -56,8 +56,7 @@ pub(super) fn go_silent(ready: &Ready, run_dir: &RunDir) -> Result<LogFiles> {
     let files = LogFiles::begin(&run_dir.log(ready.id))?;
     let ours = files.try_clone().and_then(plane::log_to);
     ours.doing(|| "cannot write the log".into())?;
-    let null = File::options().write(true).open("/dev/null");
-    let null = null.doing(|| "cannot open /dev/null".into())?;
-    dup2_stderr(&null).doing(|| "cannot leave the terminal".into())?;
+    let left = nothing().and_then(|nothing| Ok(dup2_stderr(nothing)?));
+    left.doing(|| "cannot leave the terminal".into())?;
     Ok(files)
 }

@@ -21,7 +21,7 @@ use super::usage::Limits;
 use crate::confine;
 use crate::error::{Context, Error, Result};
 use crate::limits;
-use crate::sys::Artefact;
+use crate::sys::{Artefact, nothing};
 use crate::wake::end_with_parent;
 
 /// How the compiler says that the guest is at fault: its output is why.
@@ -45,7 +45,7 @@ pub fn compile_apart(source: &Source, limits: &Limits) -> Result<Vec<u8>> {
         .stdin(Stdio::from(input))
         .stdout(Stdio::from(output.try_clone().doing(failed)?))
         // What the libc says of its end is said by its status.
-        .stderr(Stdio::null())
+        .stderr(nothing().doing(failed)?)
         .spawn()
         .doing(failed)?;
     let Some(status) = wait(&mut child, limits.compile_time).doing(failed)? else {

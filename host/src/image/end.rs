@@ -114,11 +114,24 @@ impl End {
                 (file, shown, true)
             }
         };
-        let failed = |why: io::Error| cannot_open(&shown, why);
+        End::new(file, &shown, in_place, role)
+    }
+
+    /// One that is open: a disk, or a file.
+    ///
+    /// # Errors
+    ///
+    /// As [`End::open`].
+    pub fn of(file: File, shown: &str, role: Role) -> Result<End> {
+        End::new(file, shown, true, role)
+    }
+
+    fn new(file: File, shown: &str, in_place: bool, role: Role) -> Result<End> {
+        let failed = |why: io::Error| cannot_open(shown, why);
         let kind = kind_of(&file).map_err(failed)?;
         let mut end = End {
             kind: if in_place { kind } else { Kind::Stream },
-            shown: shown.clone(),
+            shown: shown.to_owned(),
             size_bytes: None,
             block_bytes: 1,
             file,

@@ -34,6 +34,8 @@ pub(super) enum Errand {
     Start,
     /// Tell whoever waits that it can be used.
     Announce,
+    /// Open its disk, for its owner who sees no node of it.
+    Open { read_only: bool },
     /// Stop it, unless its disk is open somewhere.
     TryStop,
     /// Stop it.
@@ -216,11 +218,26 @@ impl Minder {
     ///
     /// `ResourceBusy` where its disk is open somewhere; `WouldBlock` where it is being started or stopped already.
     pub(super) fn stop_for(&self, force: bool) -> io::Result<()> {
+        let errand = if force { Errand::Stop } else { Errand::TryStop };
+        self.demand_now(&errand).map(drop)
+    }
+
+    /// Opens the disk for somebody.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where there is a node to be opened; `WouldBlock` where the device is being started or stopped.
+    pub(super) fn open(&self, read_only: bool) -> io::Result<OwnedFd> {
+        let files = self.demand_now(&Errand::Open { read_only })?;
+        (files.into_iter().next()).ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// The same as [`Minder::demand`], but for waiting while something else is being done.
+    fn demand_now(&self, errand: &Errand) -> io::Result<Vec<OwnedFd>> {
         if matches!(self.asking.try_lock(), Err(TryLockError::WouldBlock)) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let errand = if force { Errand::Stop } else { Errand::TryStop };
-        self.demand(&errand).map(drop)
+        self.demand(errand)
     }
 
     /// Deletes the device and its socket, once its workers have ended.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -156,6 +157,15 @@ impl Keeper {
         match self {
             Keeper::Own(device) => device.stop(),
             Keeper::Brokered(_, it) => it.demand(&wire::Command::Stop).map(drop),
+        }
+    }
+
+    /// Opens its disk for its owner. Where this process commands the device, there is a node that he can open.
+    pub(super) fn open(&mut self, read_only: bool) -> io::Result<Option<OwnedFd>> {
+        match self {
+            Keeper::Own(_) => Ok(None),
+            Keeper::Brokered(_, it) => (it.demand(&wire::Command::Open { read_only }))
+                .map(|files| files.into_iter().next()),
         }
     }
 

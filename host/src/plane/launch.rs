@@ -17,7 +17,7 @@ use crate::config::DeviceConfig;
 use crate::error::{Context, Error, Kind, Result};
 use crate::limits;
 use crate::message::{self, MESSAGE_BYTES_MAX};
-use crate::sys::Artefact;
+use crate::sys::{Artefact, nothing};
 
 /// A device that can be used.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,7 +65,7 @@ pub(super) fn spawn(
         .arg(command)
         .args(["--log", &config.log])
         .stdin(Stdio::from(theirs))
-        .stdout(Stdio::null())
+        .stdout(nothing().doing(failed)?)
         .spawn()
         .doing(failed)?;
     let files = [artefact.file()].into_iter().chain(stores);
@@ -150,8 +150,8 @@ pub fn receive() -> Result<Handed> {
     let mut files = files.into_iter().map(File::from);
     let artefact = files.next().ok_or_else(alone)?;
     // Once it is closed here, the other end learns of it.
-    let null = File::open("/dev/null").doing(|| "cannot open /dev/null".into())?;
-    dup2_stdin(&null).doing(|| "cannot leave the terminal".into())?;
+    let left = nothing().and_then(|nothing| Ok(dup2_stdin(nothing)?));
+    left.doing(|| "cannot leave the terminal".into())?;
     Ok(Handed {
         config,
         artefact: Artefact::vouch(artefact),

@@ -193,6 +193,13 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<'_, A> {
                     self.recovery.end();
                     Report::of(device.stop())
                 }
+                (Some(device), Errand::Open { read_only }) => match device.open(read_only) {
+                    Ok(disk) => {
+                        let disk: Vec<_> = disk.iter().map(AsFd::as_fd).collect();
+                        return reply(&self.socket, &Report::Done, &disk);
+                    }
+                    Err(error) => Report::of(Err(error)),
+                },
                 _ => Report::of(Err(io::ErrorKind::NotFound.into())),
             },
         };

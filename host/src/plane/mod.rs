@@ -17,5 +17,5 @@ pub use log::{LogFiles, init as init_log, log_to};
 pub use minder::mind;
 pub use run::run;
 pub use run_dir::RunDir;
-pub use socket::{End, Stopped, ask, ask_owned, stop};
+pub use socket::{End, Stopped, ask, ask_owned, open, stop};
 pub use status::{State, Status};

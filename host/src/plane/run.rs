@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
@@ -29,7 +30,7 @@ use crate::limits;
 use crate::serve;
 use crate::stats::Stats;
 use crate::store::Stores;
-use crate::sys::{Artefact, QueueRing, set_io_flusher};
+use crate::sys::{Artefact, QueueRing, nothing, set_io_flusher};
 use crate::ublk::{fetch, serve_queues};
 use crate::wake::{Wake, WakeAtEnd, end_with_parent};
 
@@ -74,8 +75,7 @@ fn serve(
         debug!(%error, "cannot be marked as an I/O flusher: keep swap off this device");
     }
     let uid = (config.owner).map_or_else(|| geteuid().as_raw(), |(uid, _)| uid);
-    let null = File::options().read(true).write(true).open("/dev/null");
-    let null = null.doing(|| "cannot open /dev/null".into())?;
+    let nothing = nothing().doing(|| "cannot make a pipe".into())?;
     let confinement = if config.confine {
         confine::for_device()
     } else {
@@ -110,7 +110,7 @@ fn serve(
         workers: Vec::new(),
     };
     let served = socket::serve(added.listener, plane.shared.clone(), minder.clone())
-        .and_then(|()| plane.serve(first, &mut wake, &null));
+        .and_then(|()| plane.serve(first, &mut wake, &nothing));
     let result = served.and(plane.end());
     plane.shared.waiters.tell(&result);
     result
@@ -149,9 +149,9 @@ fn opener(config: &DeviceConfig, engine: &Engine, guest: Guest) -> Result<Opener
 }
 
 /// From here on the device speaks through its log and its control socket.
-fn go_silent(files: LogFiles, null: &File) -> Result<()> {
+fn go_silent(files: LogFiles, nothing: &OwnedFd) -> Result<()> {
     log_to(files).doing(|| "cannot write the log".into())?;
-    dup2_stderr(null).doing(|| "cannot leave the terminal".into())
+    dup2_stderr(nothing).doing(|| "cannot leave the terminal".into())
 }
 
 /// A device and the threads that serve it.
@@ -166,7 +166,7 @@ struct Plane<'a> {
 
 impl Plane<'_> {
     /// Starts workers and device, then waits for the reason to end.
-    fn serve(&mut self, first: Opened, wake: &mut Wake, null: &File) -> Result<()> {
+    fn serve(&mut self, first: Opened, wake: &mut Wake, nothing: &OwnedFd) -> Result<()> {
         let geometry = self.shared.geometry;
         let (fetched, all_fetched) = channel();
         let hidden = first.place.hidden;
@@ -197,7 +197,7 @@ impl Plane<'_> {
         self.shared.live.store(true, Relaxed);
         let id = self.shared.info.dev_id;
         if let Some(files) = self.minder.announce()? {
-            go_silent(files, null)?;
+            go_silent(files, nothing)?;
         }
         info!(id, guest = %self.opener.guest.name(), "the device is ready");
         wake.wait()

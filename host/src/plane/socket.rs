@@ -1,9 +1,10 @@
 //! The control socket. A client sends one line of JSON and gets one back: for `{"command":"info"}` the
 //! status at once, for `{"command":"wait"}` one that it was taken note of, and the outcome when the
-//! device ends.
+//! device ends. With the answer to `{"command":"open","read_only":true}` comes the open disk.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -19,6 +20,7 @@ use super::errand::Minder;
 use super::status::{Shared, Status};
 use crate::error::{Context, Error, Result};
 use crate::limits;
+use crate::message;
 
 /// Longest line that a client may send.
 const REQUEST_BYTES_MAX: u64 = 4096;
@@ -33,6 +35,13 @@ enum Request {
     Info,
     Wait,
     Stop { force: bool },
+    Open { read_only: bool },
+}
+
+/// The answer to an open: with the disk, or why there is none.
+#[derive(Debug, Serialize, Deserialize)]
+struct Opened {
+    error: Option<String>,
 }
 
 /// The answer to a wait, before its outcome.
@@ -130,6 +139,12 @@ fn answer(mut client: UnixStream, shared: &Shared, minder: &Minder) -> io::Resul
         Request::Info => send(&mut client, &shared.status()),
         Request::Wait => shared.waiters.add(client),
         Request::Stop { force } => send(&mut client, &stop_for(minder, force)),
+        Request::Open { read_only } => {
+            let opened = minder.open(read_only);
+            let error = opened.as_ref().err().map(ToString::to_string);
+            let disk: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
+            message::send(&client, &serde_json::to_vec(&Opened { error })?, &disk)
+        }
     }
 }
 
@@ -208,6 +223,25 @@ pub fn stop(path: &Path, force: bool) -> io::Result<Stopped> {
     let mut line = String::new();
     server.read_line(&mut line)?;
     Ok(serde_json::from_str(&line)?)
+}
+
+/// Asks a device for its open disk, where nobody here sees a node of it.
+///
+/// # Errors
+///
+/// As [`ask`], or why it is not to be had.
+pub fn open(path: &Path, read_only: bool) -> io::Result<File> {
+    let server = call(path, Request::Open { read_only }, None)?;
+    // What a broker does has bounds of its own.
+    let most = limits::SLOW_CONTROL_TIMEOUT + limits::SOCKET_TIMEOUT;
+    server.get_ref().set_read_timeout(Some(most))?;
+    let (bytes, files) = message::receive(server.get_ref())?;
+    let Opened { error } = serde_json::from_slice(&bytes)?;
+    match (files.into_iter().next(), error) {
+        (Some(disk), _) => Ok(disk.into()),
+        (None, Some(why)) => Err(io::Error::other(why)),
+        (None, None) => Err(ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 /// A wait for the end of a device's process.

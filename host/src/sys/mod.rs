@@ -7,6 +7,7 @@ mod blocking;
 mod confine;
 mod lock;
 mod memory;
+mod nothing;
 mod own_ring;
 mod peer;
 mod place;
@@ -23,6 +24,7 @@ pub use blocking::Blocking;
 pub use confine::{deny_write_execute, unshare_mounts};
 pub use lock::lock_file;
 pub use memory::AlignedBytes;
+pub use nothing::nothing;
 pub use peer::{has_ended, kill_as_root, peer_groups, peer_pidfd};
 pub use place::Place;
 pub use process::{
