@@ -6,6 +6,7 @@ mod hosted;
 mod hostile;
 mod pure;
 mod server;
+mod service;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, chown};

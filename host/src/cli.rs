@@ -81,8 +81,8 @@ pub enum Command {
     Import(Import),
     /// Copy a device into a raw image.
     Export(Export),
-    /// Give devices to users without privilege: answers at --broker-socket, within a policy, until it is told to end
-    /// by SIGINT or SIGTERM. Its devices stay.
+    /// Give devices to users without privilege: answers at --broker-socket, within a policy, which it reads again at
+    /// SIGHUP, until it is told to end by SIGINT or SIGTERM. Its devices stay.
     Broker(Broker),
     /// Say what this machine can do, and what to do about the rest.
     Doctor(Format),

@@ -26,9 +26,22 @@ impl Wake {
     ///
     /// Where the system refuses that.
     pub fn new() -> Result<Wake> {
+        Wake::by(&[SIGTERM, SIGINT, SIGHUP])
+    }
+
+    /// The same for a process that reads its files again at SIGHUP: what ends it, and what has it read them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Wake::new`].
+    pub fn end_and_reload() -> Result<(Wake, Wake)> {
+        Ok((Wake::by(&[SIGTERM, SIGINT])?, Wake::by(&[SIGHUP])?))
+    }
+
+    fn by(signals: &[i32]) -> Result<Wake> {
         let failed = || "cannot catch signals".to_owned();
         let (reader, writer) = UnixStream::pair().doing(failed)?;
-        for signal in [SIGTERM, SIGINT, SIGHUP] {
+        for &signal in signals {
             register(signal, writer.try_clone().doing(failed)?).doing(failed)?;
         }
         Ok(Wake { reader, writer })

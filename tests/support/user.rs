@@ -14,6 +14,9 @@ use crate::paths;
 /// Where a test's broker listens.
 pub const SOCKET: &str = "/run/wasmblk/broker.sock";
 
+/// A test's policy.
+pub const POLICY: &str = "/tmp/broker.toml";
+
 /// A user without any privilege, with a folder of his own.
 #[derive(Clone, Debug)]
 pub struct User {
@@ -130,6 +133,16 @@ impl User {
 #[derive(Debug)]
 pub struct Broker(Child);
 
+/// Makes a broker's policy another one.
+///
+/// # Panics
+///
+/// Where that is not possible.
+pub fn write_policy(policy: &str) {
+    fs::write(POLICY, policy).expect("a policy");
+    fs::set_permissions(POLICY, PermissionsExt::from_mode(0o600)).expect("root's");
+}
+
 impl Broker {
     /// Starts one with a policy, and waits until clients can connect.
     ///
@@ -138,14 +151,21 @@ impl Broker {
     /// Where it does not start.
     #[must_use]
     pub fn start(policy: &str) -> Broker {
-        let file = "/tmp/broker.toml";
-        fs::write(file, policy).expect("a policy");
-        fs::set_permissions(file, PermissionsExt::from_mode(0o600)).expect("root's");
-        let mut child = Command::new(paths::wasmblk())
-            .args(["broker", "--policy", file, "--log", "warn"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("wasmblk runs");
+        let mut command = Command::new(paths::wasmblk());
+        command.args(["broker", "--policy", POLICY, "--log", "warn"]);
+        Broker::begin(&mut command, policy)
+    }
+
+    /// Starts one by a command that takes its policy from [`POLICY`].
+    ///
+    /// # Panics
+    ///
+    /// Where it does not start.
+    #[must_use]
+    pub fn begin(command: &mut Command, policy: &str) -> Broker {
+        write_policy(policy);
+        let command = command.stdout(Stdio::piped());
+        let mut child = command.spawn().expect("wasmblk runs");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("a pipe");
         let read = BufReader::new(stdout).read_line(&mut line);

@@ -14,7 +14,7 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
 };
-use tracing::{debug, info};
+use tracing::{debug, error, info, warn};
 
 use super::client;
 use super::hosts::Hosts;
@@ -29,21 +29,22 @@ use crate::wake::Wake;
 /// Clients that the kernel keeps waiting for us.
 const BACKLOG: i32 = 256;
 
-/// Serves clients at a socket until a signal. Devices stay when it ends. `place` is the folder of the control sockets
-/// and logs of devices that it serves itself, and what to log. `announce` is called when clients can
-/// connect.
+/// Serves clients at a socket until SIGTERM or SIGINT. Devices stay when it ends. `read` gives the policy, at first and
+/// at SIGHUP. `place` is the folder of the control sockets and logs of devices that it serves itself, and what to log.
+/// `announce` is called when clients can connect.
 ///
 /// # Errors
 ///
-/// Where there is no ublk, or the socket cannot be made, or is another broker's.
+/// Where there is no policy, or no ublk, or the socket cannot be made, or is another broker's.
 pub fn serve(
     path: &Path,
-    policy: Policy,
+    read: &dyn Fn() -> Result<Policy>,
     place: (&Path, &str),
     announce: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let (run_dir, log) = place;
-    let mut wake = Wake::new()?;
+    let (end, mut reload) = Wake::end_and_reload()?;
+    let policy = read()?;
     let table = Table::new(log)?;
     let listener = open(path)?;
     confine::for_broker(policy.hosts())
@@ -61,7 +62,8 @@ pub fn serve(
         listener,
         visitors: Vec::new(),
     };
-    let served = desk.serve(&mut wake);
+    let hosts = desk.policy.hosts();
+    let served = desk.serve(&end, &mut reload, &|| reread(read, hosts));
     let _ = fs::remove_file(path);
     served
 }
@@ -87,6 +89,25 @@ fn open(path: &Path) -> Result<OwnedFd> {
     listener().doing(|| format!("cannot make the broker's socket {shown}"))
 }
 
+/// The policy once more, for a broker that `hosts` devices, or gave up what that takes. One that is wrong is none.
+fn reread(read: &dyn Fn() -> Result<Policy>, hosts: bool) -> Option<Policy> {
+    match read() {
+        Ok(policy) => {
+            if policy.hosts() && !hosts {
+                warn!(
+                    "'hosted' is new: until the broker begins anew, such devices are no place for swap"
+                );
+            }
+            info!("the policy was read again; devices that are there stay as they are");
+            Some(policy)
+        }
+        Err(why) => {
+            error!("the policy stays what it was: {}", why.chain());
+            None
+        }
+    }
+}
+
 /// A client that has not said what it wants.
 #[derive(Debug)]
 pub(super) struct Visitor {
@@ -109,14 +130,25 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    fn serve(&mut self, wake: &mut Wake) -> Result<()> {
+    fn serve(
+        &mut self,
+        end: &Wake,
+        reload: &mut Wake,
+        reread: &dyn Fn() -> Option<Policy>,
+    ) -> Result<()> {
         let mut looked = Instant::now();
         loop {
-            let ready = self.wait(wake)?;
-            let (visitors, wardens) = ready[2..].split_at(self.visitors.len());
+            let ready = self.wait(end, reload)?;
+            let (visitors, wardens) = ready[3..].split_at(self.visitors.len());
             if ready[0] {
                 info!("told to end; its devices stay");
                 return Ok(());
+            }
+            if ready[1] {
+                reload.wait()?;
+                if let Some(policy) = reread() {
+                    self.policy = policy;
+                }
             }
             // What visitors change comes after what was waited for.
             self.table.hear(wardens);
@@ -127,7 +159,7 @@ impl Desk {
                     self.visitors.push(visitor);
                 }
             }
-            if ready[1] {
+            if ready[2] {
                 self.accept();
             }
             if looked.elapsed() >= limits::BROKER_LOOK_TIME {
@@ -138,9 +170,9 @@ impl Desk {
         }
     }
 
-    /// Waits for whatever comes first; says of the signal, the listener, each visitor and each warden whether it is
+    /// Waits for whatever comes first; says of both signals, the listener, each visitor and each warden whether it is
     /// ready.
-    fn wait(&self, wake: &Wake) -> Result<Vec<bool>> {
+    fn wait(&self, end: &Wake, reload: &Wake) -> Result<Vec<bool>> {
         let room = self.visitors.len() < limits::BROKER_CLIENTS_MAX;
         let listener = if room {
             PollFlags::IN
@@ -148,7 +180,8 @@ impl Desk {
             PollFlags::empty()
         };
         let mut fds = vec![
-            PollFd::new(wake, PollFlags::IN),
+            PollFd::new(end, PollFlags::IN),
+            PollFd::new(reload, PollFlags::IN),
             PollFd::new(&self.listener, listener),
         ];
         let visitors = self.visitors.iter().map(|visitor| visitor.socket.as_fd());

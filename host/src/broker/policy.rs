@@ -1,4 +1,4 @@
-//! Who may have devices, and how many: a file of the administrator's, read once.
+//! Who may have devices, and how many: a file of the administrator's, read at first, and when he says so.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

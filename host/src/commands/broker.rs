@@ -20,14 +20,14 @@ pub(super) fn run(it: &Broker, cli: &Cli, run_dir: &RunDir) -> Result<()> {
             "the broker needs root, which it mostly gives up; try 'sudo wasmblk broker'",
         ));
     }
-    let policy = match &it.policy {
-        Some(path) => Policy::read(path)?,
-        None if Path::new(POLICY).exists() => Policy::read(Path::new(POLICY))?,
+    let policy = || match &it.policy {
+        Some(path) => Policy::read(path),
+        None if Path::new(POLICY).exists() => Policy::read(Path::new(POLICY)),
         None => {
             warn!("there is no {POLICY}: nobody but root gets devices");
-            Policy::nobody()
+            Ok(Policy::nobody())
         }
     };
     let ready = || print(format!("{}\n", socket.display()));
-    broker::serve(socket, policy, (run_dir.path(), &cli.log), ready)
+    broker::serve(socket, &policy, (run_dir.path(), &cli.log), ready)
 }
