@@ -66,7 +66,7 @@ fn main() -> ExitCode {
 }
 
 /// Programs that the tests call: program and Debian package.
-const TOOLS: [(&str, &str); 12] = [
+const TOOLS: [(&str, &str); 13] = [
     ("fio", "fio"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
@@ -79,6 +79,7 @@ const TOOLS: [(&str, &str); 12] = [
     ("fusermount3", "fuse3"),
     ("openssl", "openssl"),
     ("psktool", "gnutls-bin"),
+    ("systemd-analyze", "systemd"),
 ];
 
 fn test(filter: &[String]) -> Result<()> {
