@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::Child;
@@ -124,15 +125,29 @@ impl Table {
         });
     }
 
-    fn put(&mut self, place: Place) {
-        let id = place.record.id;
-        let same = |other: &&mut Place| id.is_some() && other.record.id == id;
-        match self.places.iter_mut().find(same) {
-            Some(other) => {
-                let before = std::mem::replace(other, place);
+    fn put(&mut self, mut place: Place) {
+        let (id, mark) = (place.record.id, place.record.mark);
+        let mut of_number =
+            (self.places.iter_mut()).filter(|other| id.is_some() && other.record.id == id);
+        match of_number.next() {
+            Some(other) if other.record.mark == mark => {
+                let before = mem::replace(other, place);
                 self.ending.extend(before.child);
             }
+            // Its number is another device's by now; it counts until its warden sees that.
+            Some(_) => {
+                place.record.id = None;
+                self.places.push(place);
+            }
             None => self.places.push(place),
+        }
+    }
+
+    /// A device has come to have this number: whatever had it before is gone.
+    fn take_number(&mut self, id: u32, mark: u64) {
+        let before = |place: &&mut Place| place.record.id == Some(id) && place.record.mark != mark;
+        for place in self.places.iter_mut().filter(before) {
+            place.record.id = None;
         }
     }
 
@@ -163,6 +178,7 @@ impl Table {
 
     /// Hears wardens: those of [`Table::reports`] that are ready.
     pub(super) fn hear(&mut self, ready: &[bool]) {
+        let mut numbers = Vec::new();
         let guarded = self
             .places
             .iter_mut()
@@ -175,7 +191,10 @@ impl Table {
                 wire::decode(&bytes).map_err(|why| io::Error::other(why.to_string()))
             });
             match report {
-                Ok(Report::Now(record)) => place.record = record,
+                Ok(Report::Now(record)) => {
+                    numbers.extend(record.id.map(|id| (id, record.mark)));
+                    place.record = record;
+                }
                 Ok(Report::Gone) => {
                     info!(id = place.record.id, uid = place.record.uid, "gone");
                     place.record.id = None;
@@ -188,6 +207,9 @@ impl Table {
                     place.end(&mut self.ending);
                 }
             }
+        }
+        for (id, mark) in numbers {
+            self.take_number(id, mark);
         }
         self.forget();
     }

@@ -201,6 +201,11 @@ impl Warden {
             Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
         };
         let (reply, file) = match wire::decode(&bytes) {
+            // Its number may be another's by now: root can delete it past this process.
+            Ok(_) if !self.has(device) => {
+                let text = "the device is gone";
+                (Reply::refused(Reason::Failed, text), None)
+            }
             Ok(command) => {
                 if command == Command::Start
                     && let Some(Ok(server)) = sender.map(Server::of)
@@ -266,22 +271,17 @@ impl Warden {
         }
     }
 
+    /// Whether there still is the device that this is for, and nobody has deleted it by this process.
+    fn has(&self, device: &mut Device) -> bool {
+        self.order.record.id.is_some() && is_there(device)
+    }
+
     /// Stops and deletes the device. It counts until nobody has any of it open.
     fn end(&mut self, device: &mut Device) {
+        if self.has(device) {
+            self.delete(device);
+        }
         let id = device.id();
-        if !is_there(device) {
-            return;
-        }
-        while let Err(why) = device.stop() {
-            error!(%why, id, "a device does not stop: its server holds requests");
-            self.kill_server();
-            if why.kind() != io::ErrorKind::TimedOut {
-                break;
-            }
-        }
-        if let Err(why) = device.delete() {
-            error!(%why, id, "cannot delete a device");
-        }
         let since = Instant::now();
         let mut told = false;
         while is_there(device) {
@@ -291,6 +291,21 @@ impl Warden {
                 told = true;
             }
             thread::sleep(limits::BROKER_LOOK_TIME);
+        }
+    }
+
+    /// From here on its number may become another's at any time.
+    fn delete(&self, device: &mut Device) {
+        let id = device.id();
+        while let Err(why) = device.stop() {
+            error!(%why, id, "a device does not stop: its server holds requests");
+            self.kill_server();
+            if why.kind() != io::ErrorKind::TimedOut {
+                break;
+            }
+        }
+        if let Err(why) = device.delete() {
+            error!(%why, id, "cannot delete a device");
         }
     }
 

@@ -119,7 +119,11 @@ fn delete(control: &mut Control, run_dir: &RunDir, id: u32, force: bool) -> Resu
     let ended = end.map_or(Ok(()), |end| wait_for_end(end, id));
     let _lock = run_dir.lock()?;
     if matches!(devices::find(run_dir, id)?, Found::Dead(_)) {
-        delete_dead(control, id)?;
+        // Its process may have deleted it, and its number may be another's since, a broker's for instance.
+        let now = control.info(id);
+        if now.map_or(true, |now| now.ublksrv_flags == info.ublksrv_flags) {
+            delete_dead(control, id)?;
+        }
         run_dir.forget_socket(id);
     }
     ended
