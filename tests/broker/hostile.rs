@@ -176,16 +176,18 @@ fn many_come_and_go_and_are_killed() {
                 }
             });
             let (done, killed) = (done.into_inner(), killed.into_inner() + CLIENTS);
-            steps::say(&format!(
-                "{done} devices came and went; {killed} of their clients were killed"
-            ));
             let ids = || fs::read_dir("/sys/class/ublk-char").expect("sysfs").count();
             wait_until("no device is left", || ids() == 0);
             wait_until("no process is left", || processes().len() == 1);
             let known = || broker::list(Path::new(SOCKET)).expect("it answers").len();
             wait_until("nothing counts", || known() == 0);
             wait_until("no file is left", || size(&broker).0 == before.0);
-            let grown = size(&broker).1.saturating_sub(before.1);
+            let after = size(&broker);
+            steps::say(&format!(
+                "{done} devices came and went, {killed} of their clients were killed; open files and resident KiB of \
+                 the broker: {before:?}, {after:?}"
+            ));
+            let grown = after.1.saturating_sub(before.1);
             assert!(grown < 2048, "{grown} KiB more");
             nothing_left_but(broker);
         },
