@@ -1,6 +1,5 @@
 //! Geometry arithmetic: what is accepted fits together, and requests stay inside.
 
-use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use wasmblk::block::{Claims, Errno, Geometry, GeometryError, Op, Request, TrimClaims};
 use wasmblk::limits;
 
@@ -135,98 +134,4 @@ fn requests_are_refused_with_the_right_errno() {
             .is_ok()
     );
     assert!(request(Op::Flush, 0, 0).check(&read_only).is_ok());
-}
-
-/// Numbers as guests claim them: mostly such as could be right.
-fn number() -> impl Strategy<Value = u32> {
-    prop_oneof![
-        (0_u32..32).prop_map(|shift| 1 << shift),
-        any::<u32>(),
-        0_u32..1 << 20
-    ]
-}
-
-fn claims() -> impl Strategy<Value = Claims> {
-    let trim =
-        (number(), number(), number()).prop_map(|(granularity, discard, zeroes)| TrimClaims {
-            granularity_bytes: granularity,
-            max_discard_bytes: discard,
-            max_write_zeroes_bytes: zeroes,
-        });
-    let size = prop_oneof![
-        any::<u64>(),
-        (0_u64..1 << 40).prop_map(|blocks| blocks << 12)
-    ];
-    (
-        size,
-        number(),
-        number(),
-        number(),
-        any::<bool>(),
-        any::<bool>(),
-        trim,
-    )
-        .prop_map(
-            |(size_bytes, logical, physical, transfer, read_only, write_through, trim)| Claims {
-                size_bytes,
-                logical_block_bytes: logical,
-                physical_block_bytes: physical,
-                max_transfer_bytes: transfer,
-                read_only,
-                write_through,
-                trim: Some(trim),
-                ..Claims::default()
-            },
-        )
-}
-
-proptest! {
-    #[test]
-    fn accepted_geometry_fits_together(claims in claims()) {
-        if let Ok(geometry) = Geometry::new(&claims) {
-            let block = geometry.logical_block_bytes;
-            prop_assert!(block.is_power_of_two() && (512..=4096).contains(&block));
-            prop_assert!(geometry.physical_block_bytes.is_power_of_two());
-            prop_assert!(geometry.physical_block_bytes >= block);
-            prop_assert_eq!(geometry.size_bytes % u64::from(block), 0);
-            prop_assert!(geometry.size_bytes > 0 && i64::try_from(geometry.size_bytes).is_ok());
-            prop_assert_eq!(geometry.max_transfer_bytes % 4096, 0);
-            prop_assert!(geometry.max_transfer_bytes <= limits::TRANSFER_BYTES_MAX);
-            let trim = geometry.trim.expect("it was claimed");
-            prop_assert_eq!(trim.max_discard_bytes % block, 0);
-            prop_assert_eq!(trim.max_write_zeroes_bytes % block, 0);
-            // Checking it again as a claim changes nothing.
-            let again = Claims {
-                size_bytes: geometry.size_bytes,
-                logical_block_bytes: block,
-                physical_block_bytes: geometry.physical_block_bytes,
-                max_transfer_bytes: geometry.max_transfer_bytes,
-                ..claims
-            };
-            prop_assert_eq!(Geometry::new(&again), Ok(geometry));
-        }
-    }
-
-    #[test]
-    fn accepted_requests_are_inside(
-        claims in claims(),
-        offset in any::<u64>(),
-        blocks in 0_u32..4096,
-        kind in 0_usize..4,
-        near_end in any::<bool>(),
-    ) {
-        let Ok(geometry) = Geometry::new(&claims) else { return Ok(()) };
-        let block = geometry.logical_block_bytes;
-        let offset = if near_end { geometry.size_bytes.wrapping_sub(offset % (1 << 22)) } else { offset };
-        let offset = offset - offset % u64::from(block);
-        let length = blocks.saturating_mul(block);
-        let op = [Op::Read, Op::Write, Op::Discard, Op::WriteZeroes][kind];
-        let request = Request { op, offset, length, fua: false, may_discard: true };
-        let inside = offset.checked_add(length.into()).is_some_and(|end| end <= geometry.size_bytes);
-        match request.check(&geometry) {
-            Ok(_) => prop_assert!(inside && length > 0 && (op == Op::Read || !geometry.read_only)),
-            Err(errno) if errno == Errno::ENOSPC => prop_assert!(!inside),
-            Err(_) => {}
-        }
-    }
 }

@@ -1,6 +1,5 @@
 //! The test suite: one program, a module for each subject. What needs ublk runs in the test bed.
 
-mod account;
 mod adversary;
 mod broker;
 mod budget;
@@ -14,6 +13,7 @@ mod direct;
 mod examples;
 mod faults;
 mod filesystem;
+mod fuzz;
 mod geometry;
 mod guest;
 mod image;

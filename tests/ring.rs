@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 use tests::bed::in_bed;
 use tests::disk::{Disk, fio};
 use tests::uml::Machine;
@@ -182,34 +181,4 @@ fn over_ublk_the_host_copies_nothing() {
             disk.del();
         }
     });
-}
-
-proptest! {
-    /// Whatever a guest writes, it is an action or it is not: nothing else happens.
-    #[test]
-    fn no_record_confuses_the_parser(record in any::<[u8; 32]>(), small in any::<[u8; 3]>()) {
-        let _ = action(&words(&record));
-        // Most random kinds are none: these come close.
-        let mut near = record;
-        near[..4].copy_from_slice(&[small[0] % 20, 0, 0, 0]);
-        near[16..20].copy_from_slice(&[small[1] % 12, 0, 0, 0]);
-        match action(&words(&near)) {
-            Ok(Action::Complete { tag, .. }) => {
-                prop_assert_eq!(near[0], 0);
-                prop_assert_eq!(tag.to_le_bytes(), [near[4], near[5], near[6], near[7]]);
-            }
-            Ok(Action::Timer { .. }) => prop_assert_eq!(near[0], 16),
-            Ok(Action::Transfer { token, .. }) => {
-                prop_assert!((1..=8).contains(&near[0]));
-                prop_assert_eq!(token.to_le_bytes(), [near[4], near[5], near[6], near[7]]);
-            }
-            Ok(Action::Answer(transfer)) => {
-                prop_assert!(near[0] == 1 || near[0] == 2);
-                prop_assert_eq!(near[22] & 4, 4);
-                prop_assert_eq!(&transfer.offset.to_le_bytes()[..], &near[8..16]);
-            }
-            Err(NoAction::Kind(kind)) => prop_assert!(kind > 8 && kind != 16),
-            Err(NoAction::Status(status)) => prop_assert!(status > 8),
-        }
-    }
 }

@@ -18,7 +18,12 @@ const UNSAFE_PLACES: [&str; 2] = ["host/src/sys", "guests/sdk/src/arena.rs"];
 fn files() -> Vec<(PathBuf, String)> {
     let list = output(
         Command::new("git")
-            .args(["ls-files", "-co", "--exclude-standard"])
+            .args([
+                "ls-files",
+                "-co",
+                "--exclude-standard",
+                ":!tests/fuzz/corpus",
+            ])
             .current_dir(paths::root()),
     );
     list.expect("this is a git repository")

@@ -84,7 +84,19 @@ impl Policy {
     ///
     /// Names the file and the line, and says what would be right.
     pub fn read(path: &Path) -> Result<Policy> {
-        let text = Text::read(path)?;
+        Policy::of(&Text::read(path)?)
+    }
+
+    /// The same of a file's content.
+    ///
+    /// # Errors
+    ///
+    /// As [`Policy::read`].
+    pub fn parse(path: &Path, text: String) -> Result<Policy> {
+        Policy::of(&Text { path, text })
+    }
+
+    fn of(text: &Text<'_>) -> Result<Policy> {
         let written: Written = toml::from_str(&text.text).map_err(|why| {
             let at = why.span().unwrap_or_default();
             text.wrong(&at, &format!("{}; {EXAMPLE}", why.message()))

@@ -11,6 +11,7 @@ use tests::steps::{self, say, step};
 use tests::{guests, install, paths, qemu, uml};
 
 mod demo;
+mod fuzz;
 
 /// Developer commands of wasmblk. They install, download and build what they need, once.
 #[derive(Debug, Parser)]
@@ -33,12 +34,8 @@ enum Task {
     Setup,
     /// Build the guests into target/guests.
     Guests,
-    /// Give the parsers and checks many more random inputs than the tests do, other ones each time.
-    Fuzz {
-        /// How many for each; the cheapest have twelve times as many.
-        #[arg(long, default_value_t = 20_000)]
-        cases: u32,
-    },
+    /// Look for inputs that break what takes bytes from strangers, guided by the code that they reach.
+    Fuzz(fuzz::Options),
     /// Measure beside peers: 'cargo xtask bench --help' lists the benches.
     Bench {
         /// What the bench takes.
@@ -53,7 +50,7 @@ fn main() -> ExitCode {
         Task::Test { filter } => test(&filter),
         Task::Setup => setup(),
         Task::Guests => step("guests", guests::build),
-        Task::Fuzz { cases } => fuzz(cases),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench { words } => bench(&words),
     };
     match result {
@@ -95,32 +92,6 @@ fn test(filter: &[String]) -> Result<()> {
     });
     steps::budget();
     result
-}
-
-/// Tests that take random input and need nothing else.
-const FUZZED: [&str; 5] = [
-    "account::no_action",
-    "codec::no_descriptor",
-    "geometry::accepted",
-    "nbd_wire::no_bytes",
-    "ring::no_record",
-];
-
-fn fuzz(cases: u32) -> Result<()> {
-    step("host and test program", build)?;
-    let words = [
-        "test", "--quiet", "-p", "wasmblk", "-p", "tests", "--tests", "--",
-    ];
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args([&words[..], &FUZZED[..]].concat())
-        .env("PROPTEST_CASES", cases.to_string())
-        .current_dir(paths::root())
-        .status()?;
-    if !status.success() {
-        bail!("an input is found that breaks something");
-    }
-    Ok(())
 }
 
 fn setup() -> Result<()> {

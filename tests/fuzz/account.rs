@@ -1,11 +1,9 @@
-//! What a `ring` guest asks for, held against what it has: whatever bytes come, the account stays right.
+//! What a `ring` guest asks for, held against what it has: whatever it asks, the account stays right.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use proptest::collection::vec;
-use proptest::prelude::{Just, ProptestConfig, any, prop_oneof, proptest};
-use proptest::strategy::Strategy;
+use arbitrary::{Result, Unstructured};
 use wasmblk::block::{Claims, Errno, Geometry, Memory, Op, Output, Request, Transfer, Work};
 use wasmblk::guest::account::Account;
 use wasmblk::guest::records::Record;
@@ -54,39 +52,53 @@ enum Step {
 }
 
 /// Numbers that are right, nearly right, or anything.
-fn number(near: u32) -> impl Strategy<Value = u32> {
-    prop_oneof![4 => 0..near + 2, 1 => Just(u32::MAX), 1 => any::<u32>()]
+fn number(from: &mut Unstructured<'_>, near: u32) -> Result<u32> {
+    match from.int_in_range(0..=5)? {
+        0 => Ok(u32::MAX),
+        1 => from.arbitrary(),
+        _ => from.int_in_range(0..=near + 1),
+    }
 }
 
-fn size() -> impl Strategy<Value = u32> {
-    prop_oneof![4 => (0_u32..9).prop_map(|n| n * 512), 1 => number(1 << 16)]
+fn size(from: &mut Unstructured<'_>) -> Result<u32> {
+    match from.int_in_range(0..=4)? {
+        0 => number(from, 1 << 16),
+        _ => Ok(from.int_in_range(0..=8)? * 512),
+    }
 }
 
 /// Actions of which many are right.
-fn record() -> impl Strategy<Value = Record> {
-    let offset = prop_oneof![
-        4 => (0_u64..200).prop_map(|n| n * 512),
-        1 => STORE_BYTES - 2..STORE_BYTES + 2,
-        1 => any::<u64>(),
-    ];
-    let head = (number(18), number(OPS_MAX));
-    let place = (size(), prop_oneof![Just(u32::MAX), number(DEPTH)]);
-    let how = (number(3), 0_u32..8).prop_map(|(store, flags)| store | flags << 16);
-    (head, offset, (size(), how), place).prop_map(|(head, offset, size, place)| {
-        let pair = |(low, high): (u32, u32)| u64::from(low) | u64::from(high) << 32;
-        [pair(head), offset, pair(size), pair(place)].map(u64::to_le)
-    })
+fn record(from: &mut Unstructured<'_>) -> Result<Record> {
+    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let head = pair(number(from, 18)?, number(from, OPS_MAX)?);
+    let offset = match from.int_in_range(0..=5)? {
+        0 => from.arbitrary()?,
+        1 => from.int_in_range(STORE_BYTES - 2..=STORE_BYTES + 1)?,
+        _ => from.int_in_range(0_u64..=199)? * 512,
+    };
+    let how = number(from, 3)? | from.int_in_range(0..=7)? << 16;
+    let length = pair(size(from)?, how);
+    let at = size(from)?;
+    let tag = if from.arbitrary()? {
+        u32::MAX
+    } else {
+        number(from, DEPTH)?
+    };
+    Ok([head, offset, length, pair(at, tag)].map(u64::to_le))
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let op = prop_oneof![Just(Op::Read), Just(Op::Write), Just(Op::Flush)];
-    prop_oneof![
-        2 => (0..DEPTH, op, 1_u32..9).prop_map(|(tag, op, n)| Step::Request(tag, op, n * 512)),
-        6 => record().prop_map(Step::Act),
-        1 => any::<[u64; 4]>().prop_map(Step::Act),
-        3 => (any::<usize>(), size(), any::<bool>()).prop_map(|(n, b, ok)| Step::End(n, b, ok)),
-        2 => Just(Step::Events),
-    ]
+fn step(from: &mut Unstructured<'_>) -> Result<Step> {
+    Ok(match from.int_in_range(0..=13)? {
+        0 => Step::Act(from.arbitrary()?),
+        1..=2 => {
+            let op = *from.choose(&[Op::Read, Op::Write, Op::Flush])?;
+            let length = from.int_in_range(1..=8)? * 512;
+            Step::Request(from.int_in_range(0..=DEPTH - 1)?, op, length)
+        }
+        3..=5 => Step::End(from.int_in_range(0..=15)?, size(from)?, from.arbitrary()?),
+        6..=7 => Step::Events,
+        _ => Step::Act(record(from)?),
+    })
 }
 
 /// The same in a few words: what is in hand, and what was written of a read's data.
@@ -255,21 +267,16 @@ fn run(hidden: bool, steps: &[Step]) {
     }
 }
 
-/// They cost little: more than of others.
-fn many() -> ProptestConfig {
-    let usual = ProptestConfig::default();
-    ProptestConfig {
-        cases: usual.cases * 12,
-        failure_persistence: None,
-        ..usual
+/// Steps as long as there are bytes.
+pub(crate) fn target(bytes: &[u8]) {
+    let mut from = Unstructured::new(bytes);
+    let hidden = from.arbitrary().unwrap_or(true);
+    let mut steps = Vec::new();
+    while !from.is_empty() && steps.len() < 200 {
+        match step(&mut from) {
+            Ok(step) => steps.push(step),
+            Err(_) => break,
+        }
     }
-}
-
-proptest! {
-    #![proptest_config(many())]
-
-    #[test]
-    fn no_action_confuses_the_account(hidden in any::<bool>(), steps in vec(step(), 1..80)) {
-        run(hidden, &steps);
-    }
+    run(hidden, &steps);
 }

@@ -1,0 +1,7 @@
+#![no_main]
+#![expect(missing_docs, reason = "the body says what it is")]
+
+#[path = "../handshake.rs"]
+mod body;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::target(bytes));
