@@ -166,6 +166,19 @@ fn copies_have_replies_of_their_own_and_detached_devices_stay() {
 }
 
 #[test]
+fn one_server_follows_another_while_the_disk_is_open() {
+    in_bed(&Machine::default(), || {
+        if is_part() {
+            return;
+        }
+        let broker = Broker::start(POLICY);
+        let server = Process::start(&User::new(ALICE), "follows");
+        assert_eq!(server.hear().0, b"done");
+        nothing_left_but(broker);
+    });
+}
+
+#[test]
 fn nobody_is_taken_for_its_server() {
     in_bed(&Machine::default(), || {
         if is_part() {

@@ -145,6 +145,7 @@ pub(super) fn is_part() -> bool {
     match part.as_str() {
         "cycles" => cycles(),
         "heir" => inherit(),
+        "follows" => follow(),
         _ => own(part == "answers"),
     }
     true
@@ -162,6 +163,38 @@ fn inherit() {
     message::send(io::stdin(), b"started", &[]).expect("the test is there");
     // Until it is ended.
     let _ = message::receive(io::stdin());
+}
+
+/// Serves a device, ends in order, and takes it up again, a few times.
+fn follow() {
+    let wanted = Wanted {
+        recover: true,
+        ..wanted()
+    };
+    let (capability, info, mut file) = broker::device(Path::new(SOCKET), &wanted).expect("it may");
+    for _ in 0..3 {
+        let server = thread::spawn(move || serve(&file, &info, true));
+        capability.demand(&Command::Start).expect("it starts");
+        let disk = capability.demand(&Command::Open { read_only: true });
+        let disk = File::from(disk.expect("it opens").remove(0));
+        disk.read_exact_at(&mut [0; 4096], 0).expect("it is served");
+        capability.demand(&Command::Quiesce).expect("it quiesces");
+        server.join().expect("it ends");
+        // The disk stays open meanwhile.
+        let files = capability
+            .demand(&Command::Recover)
+            .expect("it is taken up");
+        file = File::from(files.into_iter().next().expect("it comes along"));
+        drop(disk);
+    }
+    let server = thread::spawn(move || serve(&file, &info, true));
+    capability.demand(&Command::Start).expect("it starts");
+    capability
+        .demand(&Command::TryStop)
+        .expect("nobody uses it");
+    server.join().expect("it ends");
+    capability.demand(&Command::Delete).expect("it goes");
+    message::send(io::stdin(), b"done", &[]).expect("the test is there");
 }
 
 /// Serves a device of its own.

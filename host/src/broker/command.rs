@@ -43,6 +43,7 @@ impl Warden {
                 Err(error) => Err(error),
             },
             Command::Start => self.start(device),
+            Command::Quiesce => device.quiesce(),
             Command::Recover => match device.recover() {
                 Ok(file) => return (Reply::Done, Some(file.into())),
                 Err(error) => Err(io::Error::other(error.chain())),

@@ -97,6 +97,9 @@ pub enum Command {
     },
     /// Make the disk: all tags are being fetched.
     Start,
+    /// Have who serves it end in order, requests wait from then on: he gets all tags back that have none. For devices
+    /// that can be taken up.
+    Quiesce,
     /// Take it up after who served it has ended: the reply has `/dev/ublkcN`, and [`Command::Start`] lets requests go
     /// on.
     Recover,

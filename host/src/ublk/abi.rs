@@ -20,6 +20,7 @@ pub mod control {
     pub const DEL_DEV: u32 = 0xc020_7505;
     pub const DEL_DEV_ASYNC: u32 = 0x8020_7514;
     pub const UPDATE_SIZE: u32 = 0xc020_7515;
+    pub const QUIESCE_DEV: u32 = 0xc020_7516;
     pub const TRY_STOP_DEV: u32 = 0xc020_7517;
 }
 
@@ -41,6 +42,7 @@ pub mod feature {
     pub const USER_COPY: u64 = 1 << 7;
     pub const UPDATE_SIZE: u64 = 1 << 10;
     pub const AUTO_BUF_REG: u64 = 1 << 11;
+    pub const QUIESCE: u64 = 1 << 12;
     pub const SAFE_STOP_DEV: u64 = 1 << 17;
     pub const NO_AUTO_PART_SCAN: u64 = 1 << 18;
 

@@ -158,6 +158,26 @@ impl Control {
         }
     }
 
+    /// Has a device that can be taken up give its server all tags back, so that another can: requests wait from then
+    /// on. Those that the server has are its to answer.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` before Linux 6.16, and for devices that cannot be taken up.
+    pub fn quiesce(&mut self, id: u32) -> io::Result<()> {
+        if self.features & feature::QUIESCE == 0 {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let timeout = u64::try_from(limits::CONTROL_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+        let command = CtrlCmd {
+            data: timeout / 2,
+            ..device(id)
+        };
+        self.call(control::QUIESCE_DEV, command, &mut [])
+            .map(drop)
+            .map_err(no_device)
+    }
+
     /// Starts a device that was taken up, as [`Control::start`] does a new one: requests that waited go on.
     ///
     /// # Errors

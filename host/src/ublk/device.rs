@@ -115,7 +115,8 @@ impl Device {
             0
         };
         let recovery = if spec.recover {
-            feature::USER_RECOVERY | feature::USER_RECOVERY_REISSUE
+            let quiesce = control.features() & feature::QUIESCE;
+            feature::USER_RECOVERY | feature::USER_RECOVERY_REISSUE | quiesce
         } else {
             0
         };
@@ -267,6 +268,18 @@ impl Device {
             "{} did not appear although the device started; is /dev a devtmpfs or kept by udev?",
             node.display()
         )))
+    }
+
+    /// Has the server end in order, so that another can take the device up: it gets all tags back that have no request.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where kernel or device have no such thing.
+    pub fn quiesce(&mut self) -> io::Result<()> {
+        if self.info.flags & feature::QUIESCE == 0 {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.control.quiesce(self.info.dev_id)
     }
 
     /// Takes the device up again after its server has ended. Gives the open `/dev/ublkcN` for the next one, to be
