@@ -4,15 +4,16 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::process;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tests::bed::in_bed;
-use tests::disk::{must, processes, run, wait_until};
-use tests::steps;
+use tests::disk::{Disk, must, processes, run, wait_until};
 use tests::uml::Machine;
 use tests::user::{Broker, SOCKET, User, wait_gone};
+use tests::{paths, steps};
 use wasmblk::broker::wire::{Command, Reply, State};
 use wasmblk::broker::{self, Capability, device};
 
@@ -70,7 +71,7 @@ fn a_capability_is_for_one_device_whatever_its_number_becomes() {
         let broker = Broker::start(POLICY);
         let server = Server::start(&User::new(ALICE), "answers");
         let id = server.id;
-        let warden = warden();
+        let warden = only("wasmblk-warden");
         // Or it would look after its device, and see that it is gone.
         run("kill", &["-STOP", &warden]);
         drop(server.char_device);
@@ -108,11 +109,44 @@ fn a_capability_is_for_one_device_whatever_its_number_becomes() {
     });
 }
 
-/// The only warden that there is.
-fn warden() -> String {
+/// While `del` waits for the end of root's device, that goes, and its number is another's when `del` goes on.
+#[test]
+fn who_deletes_a_device_does_not_delete_the_next_of_its_number() {
+    in_bed(&Machine::default(), || {
+        let broker = Broker::start(POLICY);
+        let disk = Disk::add("null", &[]);
+        let id = disk.id.parse().expect("a number");
+        let minder = only("wasmblk-minder");
+        // Its data plane has nobody to ask, and stays.
+        run("kill", &["-STOP", &minder]);
+        let mut del = process::Command::new(paths::wasmblk());
+        let mut del = del.args(["del", &disk.id]).spawn().expect("it runs");
+        let pid = del.id().to_string();
+        let block = format!("/sys/block/ublkb{id}");
+        wait_until("it is stopped", || !Path::new(&block).exists());
+        run("kill", &["-STOP", &pid]);
+        run("kill", &["-CONT", &minder]);
+        wait_gone(id);
+        let bob = User::new(BOB);
+        assert_eq!(bob.add("null", &[]), id, "the number is used again");
+        run("kill", &["-CONT", &pid]);
+        let ended = del.wait().expect("it ends");
+        assert!(ended.success(), "{ended}");
+        assert!(bob.must(&["list"]).contains("live"));
+        let disk = File::open(node(id)).expect("root may");
+        disk.read_exact_at(&mut [0; 4096], 0).expect("it is served");
+        drop(disk);
+        let _ = bob.must(&["del", "--all"]);
+        wait_gone(id);
+        nothing_left_but(broker);
+    });
+}
+
+/// The only process of this name that there is.
+fn only(name: &str) -> String {
     let is = |pid: &u32| {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        name.trim() == "wasmblk-warden"
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        comm.trim() == name
     };
     let found = processes().into_iter().find(is);
     found.expect("it runs").to_string()

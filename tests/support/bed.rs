@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use anyhow::{Context, Result, bail};
 
 use crate::command::{find_program, output, search_path};
-use crate::paths;
 use crate::uml::{self, Machine};
+use crate::{paths, steps};
 
 /// How a run ended.
 #[derive(Debug)]
@@ -140,6 +140,9 @@ impl Drop for Work {
 /// Set where a test runs inside a bed.
 const INSIDE: &str = "WASMBLK_INSIDE_BED";
 
+/// How often a test in a bed is to do what it does; who says so is shown what it says.
+const CYCLES: &str = "WASMBLK_CYCLES";
+
 /// Runs a test's body under a fresh kernel of its own: this program again, in the bed, with just this
 /// test.
 ///
@@ -155,16 +158,22 @@ pub fn in_bed<F: FnOnce()>(machine: &Machine, body: F) {
     let test = path.split_once("::").map_or(path, |(_, test)| test);
     let test = test.trim_end_matches("::{{closure}}");
     let program = env::current_exe().expect("a test has a program");
+    let cycles = env::var(CYCLES).ok();
+    let more = cycles.as_ref().map(|cycles| format!("{CYCLES}='{cycles}'"));
     let script = format!(
         "export PATH='{}' HOME=/tmp RUST_BACKTRACE=1 {INSIDE}=1 WASMBLK_CACHE_DIR=/tmp/cache \
-         CARGO_TARGET_DIR='{}'\n\
+         CARGO_TARGET_DIR='{}' {}\n\
          cd /tmp && exec '{}' --exact '{test}' --nocapture --test-threads=1\n",
         search_path(),
         paths::target().display(),
+        more.unwrap_or_default(),
         program.display(),
     );
     let outcome = uml::run(machine, &script).unwrap_or_else(|error| panic!("{error:#}"));
     outcome.must_be_good();
     let ran = outcome.output.contains("1 passed");
     assert!(ran, "the bed has no such test: {}", outcome.output);
+    if cycles.is_some() {
+        steps::say(&outcome.output);
+    }
 }
