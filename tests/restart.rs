@@ -1,12 +1,15 @@
 //! A guest that breaks and is `restartable`: the next instance takes its place, and nothing is lost.
 
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use tests::backing::Backing;
 use tests::bed::in_bed;
 use tests::disk::{Disk, fio};
 use tests::uml::Machine;
+use wasmblk::backoff::Backoff;
 use wasmblk::block::{Backend, Errno};
+use wasmblk::limits;
 
 use crate::direct::Direct;
 
@@ -155,4 +158,23 @@ fn over_ublk_it_breaks_with_much_under_way() {
         assert_eq!(disk.info("/restarts"), "2");
         disk.del();
     });
+}
+
+/// Also what lived for long before, and cannot begin any more: that it did counts once.
+#[test]
+fn what_ends_too_often_does_not_begin_again() {
+    let (begin, delay) = (Instant::now(), Duration::from_millis(50));
+    let mut backoff = Backoff::new(begin);
+    let mut now = begin + limits::RESTART_CALM_TIME * 3;
+    let mut waits = Vec::new();
+    while let Some(wait) = backoff.ended(now, 4, delay) {
+        waits.push(wait.as_millis());
+        now += wait;
+        assert!(waits.len() < 9, "it never ends");
+    }
+    assert_eq!(waits, [0, 50, 100, 200]);
+    // Nothing for a while, and all is as at first.
+    backoff.begun(now);
+    now += limits::RESTART_CALM_TIME * 2;
+    assert_eq!(backoff.ended(now, 4, delay), Some(Duration::ZERO));
 }

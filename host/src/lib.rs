@@ -43,6 +43,7 @@
 //! is too long, and [`nbd::encode`] and the socket are steps 9 and 10; [`sys::Blocking`] carries out
 //! transfers; the rest is the same.
 
+pub mod backoff;
 pub mod block;
 pub mod broker;
 pub mod cli;

@@ -1,12 +1,13 @@
 //! What stands between a device and the instances of its guest: one that is at fault is replaced by the next,
 //! where the guest says that nothing is lost by that.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::{error, info};
 
 use super::fault::Fault;
 use super::opener::{Begun, Opener};
+use crate::backoff::Backoff;
 use crate::block::{Answer, Checked, Ended, Errno, Geometry, Next, Output, Target};
 use crate::limits;
 use crate::sys::Place;
@@ -51,10 +52,7 @@ pub(super) struct Supervisor {
     has_ended: bool,
     /// When the next may begin.
     restart_at: Option<Instant>,
-    /// Faults one soon after the other.
-    faults: u32,
-    /// When the instance was ready.
-    begun_at: Instant,
+    backoff: Backoff,
 }
 
 impl Supervisor {
@@ -68,8 +66,7 @@ impl Supervisor {
             replays: None,
             has_ended: false,
             restart_at: None,
-            faults: 0,
-            begun_at: Instant::now(),
+            backoff: Backoff::new(Instant::now()),
         }
     }
 
@@ -84,17 +81,10 @@ impl Supervisor {
             return health.give_up(&summary);
         }
         let now = Instant::now();
-        if now.duration_since(self.begun_at) > limits::RESTART_CALM_TIME {
-            self.faults = 0;
-        }
-        self.faults += 1;
-        if self.faults > limits::RESTARTS_MAX {
+        let (most, delay) = (limits::RESTARTS_MAX, limits::RESTART_DELAY);
+        let Some(delay) = self.backoff.ended(now, most, delay) else {
             error!("the guest keeps failing; from now on every request is EIO: {summary}{report}");
             return health.give_up(&summary);
-        }
-        let delay = match self.faults {
-            1 => Duration::ZERO,
-            n => limits::RESTART_DELAY * 2_u32.pow(n - 2),
         };
         error!("the guest's instance has ended, and is restarted: {summary}{report}");
         self.restart_at = Some(now + delay);
@@ -192,7 +182,7 @@ impl Supervisor {
             }
             running.submit(slot, &request);
         }
-        self.begun_at = Instant::now();
+        self.backoff.begun(Instant::now());
         self.running = Some(running);
         self.has_ended = false;
         Next::Again

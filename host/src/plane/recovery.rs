@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::keeper::{Guest, Keeper};
 use super::log::LogFiles;
+use crate::backoff::Backoff;
 use crate::error::{Context, Error, Result};
 use crate::limits;
 use crate::ublk::abi::DevInfo;
@@ -16,9 +17,6 @@ use crate::ublk::abi::DevInfo;
 pub(super) struct Recovery {
     kept: Option<Kept>,
     log: Option<LogFiles>,
-    /// Ends one soon after the other.
-    ends: u32,
-    begun: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -26,6 +24,7 @@ struct Kept {
     guest: Guest,
     info: DevInfo,
     listener: UnixListener,
+    backoff: Backoff,
     /// The open `/dev/ublkcN`, until the data plane has it.
     file: Option<Arc<File>>,
 }
@@ -43,9 +42,9 @@ impl Recovery {
             guest,
             info,
             listener,
+            backoff: Backoff::new(Instant::now()),
             file: None,
         });
-        self.begun = Some(Instant::now());
         Ok(())
     }
 
@@ -69,17 +68,9 @@ impl Recovery {
 
     /// How long to wait before the device is taken up; `None` where it is not.
     pub(super) fn next_delay(&mut self) -> Option<Duration> {
-        self.kept.as_ref()?;
-        let begun = self.begun.replace(Instant::now());
-        if begun.is_some_and(|begun| begun.elapsed() > limits::RESTART_CALM_TIME) {
-            self.ends = 0;
-        }
-        self.ends += 1;
-        match self.ends {
-            1 => Some(Duration::ZERO),
-            n if n > limits::RECOVERIES_MAX => None,
-            n => Some(limits::RECOVERY_DELAY * 2_u32.pow(n - 2)),
-        }
+        let kept = self.kept.as_mut()?;
+        let (most, delay) = (limits::RECOVERIES_MAX, limits::RECOVERY_DELAY);
+        kept.backoff.ended(Instant::now(), most, delay)
     }
 
     /// Takes the device up, for the data plane that is started next.
