@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe::register;
@@ -62,15 +63,11 @@ impl Wake {
     ///
     /// Where something has woken us already.
     pub fn check(&self) -> Result<()> {
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        match poll(&mut [PollFd::new(&self.reader, PollFlags::IN)], Some(&now)) {
-            Ok(0) | Err(_) => Ok(()),
-            Ok(_) => Err(Error::failed(
+        match self.is_woken_within(Duration::ZERO) {
+            Ok(true) => Err(Error::failed(
                 "it was told to end before the device was ready",
             )),
+            Ok(false) | Err(_) => Ok(()),
         }
     }
 
@@ -80,16 +77,18 @@ impl Wake {
     ///
     /// The system's.
     pub fn wait_at_most(&self, time: Duration) -> Result<bool> {
-        let failed = || "cannot wait for signals".to_owned();
-        let time = Timespec::try_from(time)
-            .map_err(io::Error::other)
-            .doing(failed)?;
-        match poll(&mut [PollFd::new(&self.reader, PollFlags::IN)], Some(&time)) {
-            Ok(ready) => Ok(ready > 0),
+        match self.is_woken_within(time) {
             // What interrupts is a signal, which wakes us.
-            Err(rustix::io::Errno::INTR) => self.check().map(|()| false).or(Ok(true)),
-            Err(why) => Err(why).doing(failed),
+            Err(Errno::INTR) => self.is_woken_within(Duration::ZERO),
+            woken => woken,
         }
+        .doing(|| "cannot wait for signals".into())
+    }
+
+    fn is_woken_within(&self, time: Duration) -> rustix::io::Result<bool> {
+        let time = Timespec::try_from(time).map_err(|_| Errno::INVAL)?;
+        let ready = poll(&mut [PollFd::new(&self.reader, PollFlags::IN)], Some(&time))?;
+        Ok(ready > 0)
     }
 
     /// Waits until something wakes us.
