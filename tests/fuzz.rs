@@ -12,7 +12,7 @@ use proptest::test_runner::TestRunner;
 use tests::paths;
 
 mod account;
-mod broker;
+pub(crate) mod broker;
 mod command_line;
 mod component;
 mod descriptor;

@@ -10,6 +10,7 @@ use wasmblk::broker::wire::{Command, Malformed, Reply, Request, Wanted, decode, 
 use wasmblk::broker::{Counts, Peer, Policy, Quota, Use, Watch, parse_names};
 
 use super::server::wanted;
+use crate::fuzz;
 
 /// Messages of each kind, as their bytes are.
 const CORPUS: [&str; 12] = [
@@ -30,13 +31,7 @@ const CORPUS: [&str; 12] = [
 
 /// All that the broker, wardens and clients make of bytes: whatever they are, it ends, and nothing panics.
 fn take(bytes: &[u8]) -> bool {
-    if let Ok(Request::Device(wanted)) = decode(bytes)
-        && let Ok(geometry) = wanted.check()
-    {
-        // What has passed is what Geometry says of itself.
-        assert!(geometry.size_bytes > 0 && geometry.logical_block_bytes.is_power_of_two());
-        assert!(wanted.queues > 0 && wanted.depth > 0);
-    }
+    fuzz::broker::target(bytes);
     decode::<Request>(bytes).is_ok()
         || decode::<Command>(bytes).is_ok()
         || decode::<Reply>(bytes).is_ok()
