@@ -23,8 +23,9 @@ pub(crate) use self::text::large_guest;
 use crate::cli::Folder;
 use crate::direct::{self, Direct, Prepared};
 
-/// How long a case may take: some calls with a deadline of a quarter of a second each, and compiling.
-const TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a case may take: some calls with a deadline of a quarter of a second each, and compiling, beside other
+/// tests on a slow machine. What would not end is found by that too.
+const TIME_MAX: Duration = Duration::from_secs(60);
 
 /// What a case came to, with the words that say why.
 fn try_out(case: &Case, path: &str) -> (End, String) {
@@ -128,7 +129,7 @@ fn all_are_contained(name: &str, cases: impl Iterator<Item = Case>, count_min: u
     );
     assert!(count >= count_min, "{count} cases");
     assert!(
-        longest < Duration::from_secs(2),
+        longest < Duration::from_secs(10),
         "the neighbour waited for {longest:?}"
     );
     assert!(reads.load(Relaxed) > 0);
