@@ -6,10 +6,13 @@ mod device;
 mod files;
 mod handles;
 mod neighbour;
+#[path = "adversary/open_files.rs"]
+mod open_files;
 mod ring;
 mod start;
 mod text;
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,13 +31,14 @@ use crate::direct::{self, Direct, Prepared};
 const TIME_MAX: Duration = Duration::from_secs(60);
 
 /// What a case came to, with the words that say why.
-fn try_out(case: &Case, path: &str) -> (End, String) {
+fn try_out(case: &Case, path: &str, directory: &str) -> (End, String) {
     let limits = Limits {
         log_lines: 0,
         deadline: Duration::from_millis(250),
         ..direct::limits()
     };
-    let opened = Prepared::of_file(path, limits).and_then(|guest| guest.direct());
+    let grants = [format!("/granted={directory}")];
+    let opened = Prepared::with_directories(path, &grants, limits).and_then(|guest| guest.direct());
     let mut disk = match opened {
         Ok(disk) => disk,
         Err(error) => return (End::Refused(""), error.chain()),
@@ -66,7 +70,7 @@ fn try_out(case: &Case, path: &str) -> (End, String) {
 fn complaint(case: &Case, folder: &Folder) -> Option<String> {
     let path = folder.file("guest.wasm", &case.bytes);
     let begin = Instant::now();
-    let (end, words) = try_out(case, &path);
+    let (end, words) = try_out(case, &path, &folder.path("granted"));
     let took = begin.elapsed();
     let right = match (case.end, end) {
         (End::Contained, _) => true,
@@ -96,6 +100,9 @@ impl Drop for EndOfTest<'_> {
 /// Tries all of them out, beside a guest that is read without a pause.
 fn all_are_contained(name: &str, cases: impl Iterator<Item = Case>, count_min: usize) {
     let folder = Folder::new(name);
+    fs::create_dir_all(folder.path("granted/deep")).expect("folders");
+    folder.file("granted/file", b"content");
+    folder.file("secret", b"secret");
     let (ends, reads) = (AtomicBool::new(false), AtomicU64::new(0));
     let neighbour = || {
         let mut disk = Direct::open("memory", &[("size", "1M")]).expect("it opens");
@@ -128,6 +135,9 @@ fn all_are_contained(name: &str, cases: impl Iterator<Item = Case>, count_min: u
         complaints.join("\n")
     );
     assert!(count >= count_min, "{count} cases");
+    let content = |name: &str| fs::read_to_string(folder.path(name)).expect("it is there");
+    assert_eq!(content("granted/file"), "content");
+    assert_eq!(content("secret"), "secret");
     assert!(
         longest < Duration::from_secs(10),
         "the neighbour waited for {longest:?}"
@@ -158,6 +168,11 @@ fn hostile_components_are_contained() {
 #[test]
 fn hostile_use_of_handles_is_contained() {
     all_are_contained("handles", handles::all(), 35);
+}
+
+#[test]
+fn hostile_use_of_files_is_contained() {
+    all_are_contained("open-files", open_files::all(), 28);
 }
 
 #[test]

@@ -10,7 +10,8 @@ use tests::paths;
 use wasmblk::block::{Backend, Carrier, Errno, Geometry, Op, Request};
 use wasmblk::error::Result;
 use wasmblk::guest::{
-    Clock, Granted, Guest, Health, Limits, Opened, Opener, Source, Tags, compile_here, new_engine,
+    Clock, Directories, Directory, Granted, Guest, Health, Limits, Opened, Opener, Source, Tags,
+    compile_here, new_engine,
 };
 use wasmblk::serve::Engine;
 use wasmblk::stats::Stats;
@@ -102,8 +103,22 @@ impl Prepared {
 
     /// Compiles a guest from a file.
     pub(crate) fn of_file(path: &str, limits: Limits) -> Result<Prepared> {
+        Prepared::with_directories(path, &[], limits)
+    }
+
+    /// The same, of a guest that is granted directories, as `--dir` has them.
+    pub(crate) fn with_directories(
+        path: &str,
+        directories: &[String],
+        limits: Limits,
+    ) -> Result<Prepared> {
         let artefact = compile_here(&COMMON.engine, &Source::read(Path::new(path))?)?;
-        Prepared::of(&artefact, &[], &[], limits)
+        let directories = Directories::open(&Directory::parse_all(directories)?)?;
+        let granted = Granted {
+            directories: Arc::new(directories),
+            ..Granted::default()
+        };
+        Prepared::granted(&artefact, &[], granted, limits)
     }
 
     fn of(
@@ -112,11 +127,20 @@ impl Prepared {
         stores: &[String],
         limits: Limits,
     ) -> Result<Prepared> {
-        let Common { engine, clock, .. } = &*COMMON;
         let granted = Granted {
             stores: Arc::new(Stores::open(&Grant::parse_all(stores)?)?),
             ..Granted::default()
         };
+        Prepared::granted(artefact, options, granted, limits)
+    }
+
+    fn granted(
+        artefact: &Artefact,
+        options: &[(&str, &str)],
+        granted: Granted,
+        limits: Limits,
+    ) -> Result<Prepared> {
+        let Common { engine, clock, .. } = &*COMMON;
         let options: Vec<(String, String)> = options
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))

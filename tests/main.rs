@@ -10,6 +10,7 @@ mod confine;
 mod crash;
 mod data;
 mod direct;
+mod directories;
 mod examples;
 mod faults;
 mod filesystem;

@@ -61,6 +61,17 @@ umount /mnt
 wasmblk del file
 e2fsck -fn /disk.img || fail 'the file system is not in the store'
 
+mkdir /granted
+echo 1 >/granted/one
+disk=$(wasmblk add /told.wasm --name told --dir /data=/granted --dir /ro=/granted:ro --set read=/data/one \
+    --set write=/data/two:2 --set write=/ro/three:3 --set mkdir=/data/made --set rename=/data/two:/data/made/two \
+    --set list=/ro --set read=/data/../init)
+wasmblk info told | grep '^confinement.*mounts.*landlock.*seccomp' || fail 'a directory takes confinement away'
+dd if="$disk" bs=4096 count=1 2>/dev/null | tr -s ' \n' '  ' >/tmp/told
+grep -q '^1 done PermissionDenied done done made/ one PermissionDenied ' /tmp/told || fail "told: $(cat /tmp/told)"
+[ "$(cat /granted/made/two)" = 2 ] || fail 'what was written is elsewhere'
+wasmblk del told
+
 mkdir /tmp/nbd
 serve="wasmblk --log debug nbd /memory.wasm --set size=16M"
 confined() {
@@ -92,6 +103,7 @@ fn the_oldest_kernel_runs_the_main_job_by_fallbacks() {
             (&paths::wasmblk(), "/usr/bin/wasmblk"),
             (&paths::guest("memory"), "/memory.wasm"),
             (&paths::guest("file"), "/file.wasm"),
+            (&paths::guest("told-wasip2"), "/told.wasm"),
             (&example, "/run.sh"),
         ],
         Duration::from_secs(240),

@@ -150,6 +150,9 @@ pub struct Guest {
     /// Grant an environment variable to the guest; may be repeated.
     #[arg(long = "env", value_name = "NAME=VALUE")]
     pub env: Vec<String>,
+    /// Grant a directory to the guest, under a path that it knows; may be repeated. ':ro' keeps the guest from writing.
+    #[arg(long = "dir", value_name = "NAME=PATH[:ro]")]
+    pub directories: Vec<String>,
     /// What it may use.
     #[command(flatten)]
     pub limits: GuestLimits,

@@ -67,3 +67,4 @@ pub mod text;
 pub mod ublk;
 pub mod udev;
 pub mod wake;
+pub mod wanted;

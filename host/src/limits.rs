@@ -198,6 +198,12 @@ pub const GUEST_LOG_LINES_DEFAULT: u32 = 20;
 /// The most that `--log-lines` may be: what somebody who looks for a mistake may want for a moment.
 pub const GUEST_LOG_LINES_MAX: u32 = 10_000;
 
+/// Directories that a guest may be granted. One for each purpose is enough.
+pub const DIRECTORIES_MAX: usize = 16;
+
+/// What a guest reads or writes of a file at a time, in bytes: it is copied by the host, which has that much for each.
+pub const GUEST_STREAM_BYTES_MAX: usize = 64 << 10;
+
 /// Random bytes that a guest may ask for at a time; they are made one by one.
 pub const GUEST_RANDOM_BYTES_MAX: u64 = 64 << 10;
 

@@ -12,11 +12,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::cli::GuestLimits;
-use crate::config::parse_pair;
 use crate::error::{Error, Result};
-use crate::guest::{Allowed, Part, Source};
+use crate::guest::{Allowed, Directory, Part, Source};
 use crate::limits;
 use crate::store::Grant;
+use crate::wanted::parse_pair;
 
 /// What a file says. What it does not say is left to the command line and the defaults.
 #[derive(Debug, Default)]
@@ -50,6 +50,7 @@ struct Written {
     stores: BTreeMap<String, Spanned<WrittenStore>>,
     allow: Vec<Part>,
     env: Vec<Spanned<String>>,
+    dirs: BTreeMap<String, Spanned<WrittenDirectory>>,
     memory_mib: Option<Spanned<u64>>,
     deadline: Option<Spanned<u64>>,
     cpu_percent: Option<Spanned<u64>>,
@@ -69,6 +70,14 @@ struct WrittenStore {
     read_only: bool,
     #[serde(default)]
     direct: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "{ path = \"PATH\" }")]
+struct WrittenDirectory {
+    path: PathBuf,
+    #[serde(default)]
+    read_only: bool,
 }
 
 /// A file's text, for saying where in it something is wrong.
@@ -118,6 +127,9 @@ impl Policy {
         let allowed = Allowed {
             parts: written.allow,
             env: text.pairs("env", "LANG=C", &written.env)?,
+            directories: (written.dirs.iter())
+                .map(|(name, directory)| text.directory(name, directory))
+                .collect::<Result<_>>()?,
         };
         let stores = written.stores.into_iter();
         Ok(Policy {
@@ -250,7 +262,6 @@ impl<'a> Text<'a> {
         Ok((digest, self.place(&written.span())))
     }
 
-    /// Paths are from the file's folder on, so that it does not matter where the command is called.
     fn store(&self, name: &str, written: &Spanned<WrittenStore>) -> Result<Grant> {
         let WrittenStore {
             path,
@@ -264,12 +275,28 @@ impl<'a> Text<'a> {
             );
             self.wrong(&written.span(), &what)
         };
+        Grant::new(name, &self.whole(path), *read_only, *direct).map_err(wrong)
+    }
+
+    fn directory(&self, name: &str, written: &Spanned<WrittenDirectory>) -> Result<Directory> {
+        let WrittenDirectory { path, read_only } = written.get_ref();
+        let wrong = |what: &str| {
+            let what = format!(
+                "directory '{name}': {what}; expected dirs.\"/NAME\" = {{ path = \"PATH\" }}, and inside the braces \
+                 read_only = true to keep the guest from writing"
+            );
+            self.wrong(&written.span(), &what)
+        };
+        Directory::new(name, &self.whole(path), *read_only).map_err(wrong)
+    }
+
+    /// Paths are from the file's folder on, so that it does not matter where the command is called.
+    fn whole(&self, path: &Path) -> PathBuf {
         let folder = self.path.parent().unwrap_or(Path::new(""));
-        let whole = if path.as_os_str().is_empty() {
-            path.clone()
+        if path.as_os_str().is_empty() {
+            path.to_owned()
         } else {
             folder.join(path)
-        };
-        Grant::new(name, &whole, *read_only, *direct).map_err(wrong)
+        }
     }
 }

@@ -6,10 +6,10 @@ use super::component::cases;
 use super::text::COUNT;
 
 /// A function that a module is given: its name and type.
-type Given = (&'static str, &'static str);
+pub(super) type Given = (&'static str, &'static str);
 
 /// A module that is given functions and a memory, and does this when it starts.
-fn beginning(given: &[Given], deed: &str) -> String {
+pub(super) fn beginning(given: &[Given], deed: &str) -> String {
     let (mut imports, mut exports) = (String::new(), String::new());
     for (name, of_type) in given {
         imports += &format!("(import \"\" \"{name}\" (func ${name} {of_type}))");
@@ -31,7 +31,7 @@ const MEMORY: &str = r#"
   (alias core export $libc "realloc" (core func $realloc))
 "#;
 
-fn for_ever(deed: &str) -> String {
+pub(super) fn for_ever(deed: &str) -> String {
     format!("(loop $again {deed} (br $again))")
 }
 

@@ -2,8 +2,8 @@
 
 use clap::Parser;
 use wasmblk::cli::{Cli, Command};
-use wasmblk::config::Wanted;
 use wasmblk::store::Grant;
+use wasmblk::wanted::Wanted;
 
 /// The words are divided by lines.
 pub(crate) fn target(bytes: &[u8]) {

@@ -1,35 +1,53 @@
 //! `told`: a disk for tests, of one block, which says what WASI told the guest when it was opened: a line for each
 //! option, in their order.
 //!
-//! Options: `time`, the seconds since 1970; `random`, a number made of random bytes;
-//! `env`, the variable of that name; `stderr`, which writes its value there; `sleep`, for so many milliseconds.
+//! Options: `time`, the seconds since 1970; `random`, a number made of random bytes; `env`, the variable of that name;
+//! `stderr`, which writes its value there; `later`, the same at each read; `sleep`, for so many milliseconds.
+//!
+//! Of files: `list`, `read` and `size` of a path, `write` and `append` to a path and behind a ':' what; `mkdir`,
+//! `rmdir`, `remove`, `rename` and `link` from one to another with ':' between them; `often`, all that a path holds
+//! in a thousand reads; and `fill`, which writes a MiB, and compares.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::{Duration, SystemTime};
 use std::{env, thread};
 
+mod files;
+
 use wasmblk_guest::{Disk, Errno, Info, OpenError};
 
 const BYTES: u64 = 4096;
 
-struct Told(Vec<u8>);
+struct Told {
+    block: Vec<u8>,
+    /// What it says at each read.
+    later: Option<String>,
+}
 
 impl Disk for Told {
     fn open(options: &[(String, String)]) -> Result<(Told, Info), OpenError> {
         let mut text = String::new();
+        let mut later = None;
         for (key, value) in options {
+            if key == "later" {
+                later = Some(value.clone());
+                continue;
+            }
             text.push_str(&tell(key, value).ok_or_else(|| OpenError::BadOption(key.clone()))?);
             text.push('\n');
         }
         let mut block = text.into_bytes();
         block.resize(BYTES as usize, b' ');
-        Ok((Told(block), Info::new(BYTES)))
+        Ok((Told { block, later }, Info::new(BYTES)))
     }
 
     async fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+        if let Some(words) = &self.later {
+            eprintln!("{words}");
+        }
         let begin = offset as usize;
-        data.copy_from_slice(&self.0[begin..begin + data.len()]);
+        data.copy_from_slice(&self.block[begin..begin + data.len()]);
         Ok(())
     }
 
@@ -55,7 +73,7 @@ fn tell(what: &str, value: &str) -> Option<String> {
             thread::sleep(Duration::from_millis(value.parse().ok()?));
             "slept".into()
         }
-        _ => return None,
+        _ => return files::tell(what, value),
     })
 }
 

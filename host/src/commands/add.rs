@@ -9,13 +9,14 @@ use super::load::{Loaded, load};
 use super::{print, print_json};
 use crate::broker;
 use crate::cli::{Add, Cli, Format};
-use crate::config::{DeviceConfig, Wanted};
+use crate::config::DeviceConfig;
 use crate::error::{Context, Error, Result};
 use crate::guest::Source;
 use crate::plane::{self, Ready, RunDir};
 use crate::store::Stores;
 use crate::ublk::{CONTROL_PATH, block_path};
 use crate::udev::{self, Installed};
+use crate::wanted::Wanted;
 
 pub(super) fn run(add: &Add, cli: &Cli, run_dir: &RunDir) -> Result<()> {
     if add.unprivileged {
@@ -55,6 +56,7 @@ fn host(add: &Add, cli: &Cli, wanted: Wanted, run_dir: &RunDir) -> Result<()> {
     wanted.policy.check(&source)?;
     let run_dir = run_dir.path().to_owned();
     let config = DeviceConfig::new(add, wanted, &source, run_dir, &cli.log)?;
+    config.check()?;
     let stores = Stores::open(&config.stores)?.into_files();
     let guest = File::open(&add.guest.file).doing(|| "cannot open the guest".into())?;
     let id = broker::host(&cli.broker_socket, &config, &guest, &stores)?;

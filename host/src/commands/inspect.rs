@@ -73,6 +73,7 @@ fn row(import: Import) -> Row {
             Need::Part(Part::Clocks) => "clocks",
             Need::Part(Part::Random) => "random",
             Need::Environment => "env",
+            Need::Directories => "dirs",
             Need::Stores => "stores",
             Need::OtherVersion | Need::NotGranted => "refused",
         },
@@ -118,7 +119,7 @@ fn text(report: &Report) -> String {
     }
     line("memories", &memories);
     for needs in [
-        "nothing", "inert", "clocks", "random", "env", "stores", "refused",
+        "nothing", "inert", "clocks", "random", "env", "dirs", "stores", "refused",
     ] {
         let mut rows = report
             .imports

@@ -17,10 +17,9 @@ use tracing::info;
 use super::load::{Loaded, load};
 use super::print;
 use crate::cli::{self, Nbd};
-use crate::config::Wanted;
 use crate::confine;
 use crate::error::{Context, Error, Result};
-use crate::guest::{Clock, Granted, Guest, Health, Opened, Opener, Tags};
+use crate::guest::{Clock, Directories, Granted, Guest, Health, Opened, Opener, Tags};
 use crate::limits;
 use crate::nbd::handshake::{Offer, TlsMode};
 use crate::nbd::{Address, Listener, Service, Tls, serve_clients};
@@ -29,6 +28,7 @@ use crate::stats::Stats;
 use crate::store::Stores;
 use crate::sys::{Blocking, first_inherited_fd, spawn_unprivileged};
 use crate::wake::{Wake, end_with_parent};
+use crate::wanted::Wanted;
 
 /// The registered port of the protocol.
 const PORT: u16 = 10809;
@@ -43,7 +43,7 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     }
     let (tls_mode, tls) = tls(&nbd.tls)?;
     let health = Arc::new(Health::default());
-    let mut opened = open(nbd, cache, health.clone())?;
+    let (mut opened, directories) = open(nbd, cache, health.clone())?;
     let mut carrier = Blocking::new(&opened.place)
         .doing(|| "cannot start threads for the guest's stores".into())?;
     let geometry = opened.geometry;
@@ -53,8 +53,11 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     let uri = listener.uri(&nbd.export, tls.as_ref());
     let command = announce(nbd, &listener, &uri, &wake)?;
     info!(uri, "clients can connect");
+    // Everything is open, and the command has started, which is not to be confined.
     if !nbd.guest.no_confine {
-        confine_to(nbd, &listener, private.as_ref(), command.as_ref());
+        let removed_from = removed_from(nbd, &listener, private.as_ref());
+        let command = command.as_ref().and_then(|command| command.pid);
+        let _ = confine::for_clients(&removed_from, &directories.folders(), command);
     }
     let stats = Stats::default();
     let slots = opened.place.slots.clone();
@@ -79,17 +82,19 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     served.and(flushed).and(code)
 }
 
-/// Everything is open, and the command has started, which is not to be confined. What is left to do with files
-/// is to remove what this process made.
-fn confine_to(nbd: &Nbd, listener: &Listener, private: Option<&Folder>, command: Option<&Captive>) {
+/// The folders of what this process made, and removes at its end.
+fn removed_from<'a>(
+    nbd: &'a Nbd,
+    listener: &'a Listener,
+    private: Option<&'a Folder>,
+) -> Vec<&'a Path> {
     let socket = match listener.address() {
         Address::Unix(path) => path.parent(),
         Address::Tcp(..) => None,
     };
     let above = private.and_then(|folder| folder.0.parent());
     let pid_file = nbd.pid_file.as_deref().and_then(folder_of);
-    let folders: Vec<&Path> = [socket, above, pid_file].into_iter().flatten().collect();
-    let _ = confine::for_clients(&folders, command.and_then(|command| command.pid));
+    [socket, above, pid_file].into_iter().flatten().collect()
 }
 
 /// The folder that a file lies in.
@@ -154,7 +159,11 @@ fn check_export(name: &str) -> Result<()> {
 }
 
 /// Opens the guest, as one instance for all clients.
-fn open(nbd: &Nbd, cache: Option<&Path>, health: Arc<Health>) -> Result<Opened> {
+fn open(
+    nbd: &Nbd,
+    cache: Option<&Path>,
+    health: Arc<Health>,
+) -> Result<(Opened, Arc<Directories>)> {
     let Wanted {
         policy,
         options,
@@ -168,8 +177,10 @@ fn open(nbd: &Nbd, cache: Option<&Path>, health: Arc<Health>) -> Result<Opened> 
         artefact,
     } = load(&nbd.guest.file, (&policy, &limits), cache)?;
     let name = source.path.display().to_string();
+    let directories = Arc::new(Directories::open(&allowed.directories)?);
     let granted = Granted {
         stores: Arc::new(Stores::open(&stores)?),
+        directories: directories.clone(),
         allowed,
     };
     let guest = Guest::load(&engine, &artefact, &name, limits, granted)?;
@@ -187,7 +198,7 @@ fn open(nbd: &Nbd, cache: Option<&Path>, health: Arc<Health>) -> Result<Opened> 
     if nbd.read_only {
         opened.geometry = opened.geometry.without_writes();
     }
-    Ok(opened)
+    Ok((opened, directories))
 }
 
 /// Begins to listen: at the socket that systemd opened for us, or where the command line says.

@@ -5,22 +5,31 @@ use std::io;
 use std::path::Path;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, RestrictSelfAttr, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
+    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, RestrictSelfAttr, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    make_bitflags,
 };
+
+use super::Folder;
 
 /// The newest version of its rules that is known here; older kernels apply what they know of it.
 const KNOWN: ABI = ABI::V6;
 
-/// Nothing: for who has everything open.
-pub(super) fn nothing() -> io::Result<()> {
-    let ruleset = begin().and_then(|ruleset| ruleset.scope(Scope::Signal)?.create());
-    enforce(ruleset.map_err(io::Error::other)?)
-}
+/// What may be done in a folder whose files are needed: nothing that leads outside of it, or to devices.
+const WRITING: BitFlags<AccessFs> = make_bitflags!(AccessFs::{
+    ReadFile | ReadDir | WriteFile | Truncate | RemoveFile | RemoveDir | MakeReg | MakeDir | Refer
+});
+const READING: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
 
-/// Nothing, but to remove what lies in some folders, and, on demand, to end processes.
-pub(super) fn only_remove(folders: &[&Path], signals: bool) -> io::Result<()> {
-    let rights = make_bitflags!(AccessFs::{RemoveFile | RemoveDir});
+/// What may be done in a folder that something of ours lies in.
+const REMOVING: BitFlags<AccessFs> = make_bitflags!(AccessFs::{RemoveFile | RemoveDir});
+
+/// Nothing, but the files in some folders, to remove what lies in others, and, on demand, to end processes.
+pub(super) fn only_within(
+    removed_from: &[&Path],
+    folders: &[Folder<'_>],
+    signals: bool,
+) -> io::Result<()> {
     let ruleset = begin().and_then(|ruleset| {
         let scope = (!signals).then_some(Scope::Signal);
         let mut ruleset = match scope {
@@ -28,11 +37,15 @@ pub(super) fn only_remove(folders: &[&Path], signals: bool) -> io::Result<()> {
             None => ruleset,
         }
         .create()?;
-        for folder in folders {
+        for folder in removed_from {
             // One that is not there has nothing in it to be removed.
             if let Ok(folder) = PathFd::new(folder) {
-                ruleset = ruleset.add_rule(PathBeneath::new(folder, rights))?;
+                ruleset = ruleset.add_rule(PathBeneath::new(folder, REMOVING))?;
             }
+        }
+        for folder in folders {
+            let rights = if folder.read_only { READING } else { WRITING };
+            ruleset = ruleset.add_rule(PathBeneath::new(folder.file, rights))?;
         }
         Ok(ruleset)
     });

@@ -6,6 +6,7 @@ mod mounts;
 mod system_calls;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::thread;
 
@@ -56,14 +57,23 @@ impl Layer {
     }
 }
 
+/// A folder whose files are still needed.
+#[derive(Clone, Copy, Debug)]
+pub struct Folder<'a> {
+    /// The folder, open.
+    pub file: BorrowedFd<'a>,
+    /// Nothing in it is changed.
+    pub read_only: bool,
+}
+
 /// What came of a layer.
 pub type Outcome = (Layer, io::Result<()>);
 
-/// Gives up everything that a data plane does not need: all its files are open, its guest is loaded, and there
-/// is one thread yet. Says which layers are on.
+/// Gives up everything that a data plane does not need: all its files are open but those in `folders`, its guest is
+/// loaded, and there is one thread yet. Says which layers are on.
 #[must_use]
-pub fn for_device() -> Vec<Layer> {
-    let mut layers = held(everything());
+pub fn for_device(folders: &[Folder<'_>]) -> Vec<Layer> {
+    let mut layers = held(everything(folders));
     // Rings are made later, and none without it.
     layers.push(Layer::IoUring);
     layers
@@ -82,7 +92,7 @@ pub fn for_compiler() -> Vec<Layer> {
     held(vec![
         (Layer::Capabilities, drop_capabilities()),
         (Layer::NoNewPrivs, no_new_privs()),
-        (Layer::Landlock, landlock::nothing()),
+        (Layer::Landlock, landlock::only_within(&[], &[], false)),
         (Layer::WriteExecute, deny_write_execute()),
         (Layer::Seccomp, system_calls::allow_compiling()),
     ])
@@ -124,20 +134,27 @@ pub fn for_host(recovers: bool) {
     ]);
 }
 
-/// Gives up what a server of NBD does not need once it listens: it may remove what lies in `folders`, and end
-/// the process `command`. Says which layers are on. Threads that began earlier keep what is not in the filter
-/// of system calls where the kernel has no way to tell them (Landlock before Linux 7.0).
+/// Gives up what a server of NBD does not need once it listens: it may remove what lies in some folders, use the
+/// files in others, and end the process `command`. Says which layers are on. Threads that began earlier keep what is
+/// not in the filter of system calls where the kernel has no way to tell them (Landlock before Linux 7.0).
 #[must_use]
-pub fn for_clients(folders: &[&Path], command: Option<Pid>) -> Vec<Layer> {
+pub fn for_clients(
+    removed_from: &[&Path],
+    folders: &[Folder<'_>],
+    command: Option<Pid>,
+) -> Vec<Layer> {
     held(vec![
         (Layer::Capabilities, drop_capabilities()),
         (Layer::NoNewPrivs, no_new_privs()),
         (
             Layer::Landlock,
-            landlock::only_remove(folders, command.is_some()),
+            landlock::only_within(removed_from, folders, command.is_some()),
         ),
         (Layer::WriteExecute, deny_write_execute()),
-        (Layer::Seccomp, system_calls::allow_serving_clients(command)),
+        (
+            Layer::Seccomp,
+            system_calls::allow_serving_clients(!folders.is_empty(), command),
+        ),
     ])
 }
 
@@ -145,17 +162,21 @@ pub fn for_clients(folders: &[&Path], command: Option<Pid>) -> Vec<Layer> {
 /// threads.
 #[must_use]
 pub fn probe() -> Vec<Outcome> {
-    thread::spawn(everything).join().unwrap_or_default()
+    let probed = thread::spawn(|| everything(&[])).join();
+    probed.unwrap_or_default()
 }
 
-fn everything() -> Vec<Outcome> {
+fn everything(folders: &[Folder<'_>]) -> Vec<Outcome> {
     vec![
         (Layer::Mounts, mounts::leave_all()),
         (Layer::Capabilities, drop_capabilities()),
         (Layer::NoNewPrivs, no_new_privs()),
-        (Layer::Landlock, landlock::nothing()),
+        (Layer::Landlock, landlock::only_within(&[], folders, false)),
         (Layer::WriteExecute, deny_write_execute()),
-        (Layer::Seccomp, system_calls::allow_serving_device()),
+        (
+            Layer::Seccomp,
+            system_calls::allow_serving_device(!folders.is_empty()),
+        ),
     ]
 }
 

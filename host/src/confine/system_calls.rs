@@ -90,6 +90,23 @@ const SERVING: &[c_long] = &[
 /// What making a ring takes; refused again when all are made.
 const RINGS: &[c_long] = &[libc::SYS_io_uring_setup, libc::SYS_io_uring_register];
 
+/// What the files in granted folders take beside [`SERVING`].
+const FILES: &[c_long] = &[
+    libc::SYS_fadvise64,
+    libc::SYS_getdents64,
+    libc::SYS_linkat,
+    libc::SYS_mkdirat,
+    libc::SYS_newfstatat,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_readlinkat,
+    libc::SYS_renameat2,
+    libc::SYS_unlinkat,
+    libc::SYS_utimensat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_renameat,
+];
+
 /// What NBD takes beside [`SERVING`].
 const CLIENTS: &[c_long] = &[
     libc::SYS_epoll_create1,
@@ -167,13 +184,14 @@ const PRCTL: [libc::c_int; 3] = [
 ];
 
 /// For this thread, and those that it starts.
-pub(super) fn allow_serving_device() -> io::Result<()> {
+pub(super) fn allow_serving_device(files: bool) -> io::Result<()> {
     let mut rules = serving()?;
+    if files {
+        rules.extend(any_of(FILES));
+    }
     // A further filter refuses rings, once they are made.
-    let rings = RINGS
-        .iter()
-        .chain(&[libc::SYS_io_uring_enter, libc::SYS_seccomp]);
-    rules.extend(rings.map(|&call| (call, Vec::new())));
+    rules.extend(any_of(RINGS));
+    rules.extend(any_of(&[libc::SYS_io_uring_enter, libc::SYS_seccomp]));
     for filter in [never()?, allow(rules)?] {
         apply_filter(&enter_first(filter)?).map_err(io::Error::other)?;
     }
@@ -190,16 +208,18 @@ pub(super) fn allow_compiling() -> io::Result<()> {
 
 /// For all threads: all rings are made, and no thread is missing.
 pub(super) fn refuse_rings() -> io::Result<()> {
-    let calls = RINGS.iter().chain(&[libc::SYS_clone]);
-    let rules = calls.map(|&call| (call, Vec::new())).collect();
+    let rules = any_of(RINGS).chain(any_of(&[libc::SYS_clone])).collect();
     let filter = filter(rules, SeccompAction::Allow, ENOSYS)?;
     apply_filter_all_threads(&enter_first(filter)?).map_err(io::Error::other)
 }
 
 /// For all threads.
-pub(super) fn allow_serving_clients(command: Option<Pid>) -> io::Result<()> {
+pub(super) fn allow_serving_clients(files: bool, command: Option<Pid>) -> io::Result<()> {
     let mut rules = serving()?;
-    rules.extend(CLIENTS.iter().map(|&call| (call, Vec::new())));
+    rules.extend(any_of(CLIENTS));
+    if files {
+        rules.extend(any_of(FILES));
+    }
     if let Some(command) = command {
         let pid = u64::from(command.as_raw_nonzero().get().cast_unsigned());
         rules.insert(libc::SYS_kill, vec![rule(&[(0, Eq, pid)])?]);
@@ -212,7 +232,7 @@ pub(super) fn allow_serving_clients(command: Option<Pid>) -> io::Result<()> {
 
 /// [`SERVING`], and what may be done with some arguments only.
 fn serving() -> io::Result<Rules> {
-    let mut rules: Rules = SERVING.iter().map(|&call| (call, Vec::new())).collect();
+    let mut rules: Rules = any_of(SERVING).collect();
     let exec = number(libc::PROT_EXEC);
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![rule(&[(2, MaskedEq(exec), 0)])?]);
@@ -243,6 +263,11 @@ fn serving() -> io::Result<Rules> {
     Ok(rules)
 }
 
+/// Calls that may be made with any arguments.
+fn any_of(calls: &[c_long]) -> impl Iterator<Item = (i64, Vec<SeccompRule>)> {
+    calls.iter().map(|&call| (call, Vec::new()))
+}
+
 const ENOSYS: SeccompAction = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
 
 fn allow(rules: Rules) -> io::Result<BpfProgram> {
@@ -250,7 +275,7 @@ fn allow(rules: Rules) -> io::Result<BpfProgram> {
 }
 
 fn never() -> io::Result<BpfProgram> {
-    let rules = NEVER.iter().map(|&call| (call, Vec::new())).collect();
+    let rules = any_of(NEVER).collect();
     filter(rules, SeccompAction::Allow, SeccompAction::KillProcess)
 }
 

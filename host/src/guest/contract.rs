@@ -47,6 +47,7 @@ const WASI: [&str; 20] = [
 ];
 
 const ENVIRONMENT: &str = "wasi:cli/environment";
+const FILESYSTEM: &str = "wasi:filesystem/";
 const STDERR: &str = "wasi:cli/stderr";
 const CLOCKS: &str = "wasi:clocks/";
 const RANDOM: &str = "wasi:random/";
@@ -99,6 +100,8 @@ pub enum Need {
     Part(Part),
     /// Nothing: it loads, and finds there what is granted by name.
     Environment,
+    /// The same.
+    Directories,
     /// Stores: those that the guest looks for are granted by name.
     Stores,
     /// It cannot be had: it is another version of ours.
@@ -119,6 +122,7 @@ impl Need {
             return match interface {
                 ENVIRONMENT => Need::Environment,
                 STDERR => Need::Nothing,
+                _ if interface.starts_with(FILESYSTEM) => Need::Directories,
                 _ if interface.starts_with(CLOCKS) => Need::Part(Part::Clocks),
                 _ if interface.starts_with(RANDOM) => Need::Part(Part::Random),
                 _ => Need::Inert,
@@ -147,6 +151,10 @@ impl Need {
             }
             Need::Environment => {
                 "--env NAME=VALUE, or env = [\"NAME=VALUE\"] in a policy file; without it there is none"
+            }
+            Need::Directories => {
+                "--dir /NAME=PATH, or dirs.\"/NAME\" = { path = \"PATH\" } in a policy file; without it there are no \
+                 files"
             }
             Need::Stores => {
                 "a --store NAME=PATH, or a policy file, for each store that it looks for"

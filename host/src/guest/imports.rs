@@ -12,7 +12,7 @@ use super::fault;
 use super::limiter::{Budget, Limiter};
 use super::log::LogGate;
 use super::pace::Pace;
-use super::wasi::{self, Allowed};
+use super::wasi::{self, Allowed, Directories};
 use crate::block::Errno;
 use crate::limits;
 use crate::store::{Store, Stores, is_name};
@@ -25,6 +25,8 @@ pub struct Granted {
     pub stores: Arc<Stores>,
     /// Of WASI.
     pub allowed: Allowed,
+    /// Its directories, open.
+    pub directories: Arc<Directories>,
 }
 
 /// What belongs to one instance on the host's side.
@@ -41,7 +43,8 @@ pub(super) struct State {
     pub(super) missing: Vec<String>,
     log: Arc<LogGate>,
     wasi: WasiCtx,
-    table: ResourceTable,
+    pub(super) directories: Arc<Directories>,
+    pub(super) table: ResourceTable,
 }
 
 /// Whether a guest may wait for a store.
@@ -78,6 +81,7 @@ impl State {
             stores: granted.stores.clone(),
             missing: Vec::new(),
             wasi: wasi::context(&granted.allowed, log.clone()),
+            directories: granted.directories.clone(),
             log,
             table,
         }
@@ -86,6 +90,7 @@ impl State {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
+        wasi::enter();
         WasiCtxView {
             ctx: &mut self.wasi,
             table: &mut self.table,

@@ -14,8 +14,9 @@ use super::limiter::Budget;
 use super::log::LogGate;
 use super::pace::Allowance;
 use super::usage::{Limits, Meter, Usage};
+use super::wasi::{self, Directories};
 use crate::block::{Claims, Geometry};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::limits;
 use crate::sys::Artefact;
 
@@ -70,6 +71,7 @@ impl Guest {
             .because(why)
         })?;
         let contract = contract::check(engine, &component, name)?;
+        wasi::prepare().doing(|| "cannot make what WASI runs in".into())?;
         let misfit = |why: wasmtime::Error| {
             Error::usage(format!(
                 "{name} does not fit this wasmblk's WIT; rebuild it with its wit folder"
@@ -115,6 +117,12 @@ impl Guest {
             Exports::Device(..) => "device",
             Exports::Ring(_) => "ring",
         }
+    }
+
+    /// The directories that it is granted.
+    #[must_use]
+    pub fn directories(&self) -> &Directories {
+        &self.granted.directories
     }
 
     /// What its instances use.

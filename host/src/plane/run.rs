@@ -25,7 +25,7 @@ use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::confine;
 use crate::error::{Context, Error, Result};
-use crate::guest::{Clock, Granted, Guest, Health, Opened, Opener, Tags, new_engine};
+use crate::guest::{Clock, Directories, Granted, Guest, Health, Opened, Opener, Tags, new_engine};
 use crate::limits;
 use crate::serve;
 use crate::stats::Stats;
@@ -77,7 +77,7 @@ fn serve(
     let uid = (config.owner).map_or_else(|| geteuid().as_raw(), |(uid, _)| uid);
     let nothing = nothing().doing(|| "cannot make a pipe".into())?;
     let confinement = if config.confine {
-        confine::for_device()
+        confine::for_device(&guest.directories().folders())
     } else {
         Vec::new()
     };
@@ -127,6 +127,7 @@ fn load(config: &DeviceConfig, artefact: &Artefact, stores: Vec<File>) -> Result
     let granted = Granted {
         stores: Arc::new(stores),
         allowed: config.allowed.clone(),
+        directories: Arc::new(Directories::open(&config.allowed.directories)?),
     };
     let engine = new_engine()?;
     let name = config.guest.display().to_string();

@@ -11,7 +11,7 @@ use super::socket::Waiters;
 use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::confine::Layer;
-use crate::guest::{Faults, Guest, Health, Limits, Part, Usage};
+use crate::guest::{Directory, Faults, Guest, Health, Limits, Part, Usage};
 use crate::stats::{Snapshot, Stats};
 use crate::store::Grant;
 use crate::ublk::{abi::DevInfo, block_path};
@@ -63,6 +63,8 @@ pub struct Status {
     pub allow: Vec<Part>,
     #[serde(default)]
     pub env: Vec<(String, String)>,
+    #[serde(default)]
+    pub dirs: Vec<Directory>,
     pub size_bytes: u64,
     pub logical_block_bytes: u32,
     pub physical_block_bytes: u32,
@@ -147,13 +149,6 @@ impl Shared {
             ..
         } = self;
         let id = info.dev_id;
-        let state = if self.health.has_failed() {
-            State::Failed
-        } else if self.live.load(Relaxed) {
-            State::Live
-        } else {
-            State::Starting
-        };
         let fua = match (geometry.volatile_cache, geometry.fua_native) {
             (false, _) => "every write",
             (true, true) => "guest",
@@ -166,7 +161,7 @@ impl Shared {
             serial: config.serial(id),
             trusted: config.trusted,
             unprivileged: config.unprivileged,
-            state,
+            state: self.state(),
             reason: self.health.reason(),
             faults: self.health.faults(),
             restarts: self.health.restarts(),
@@ -180,6 +175,7 @@ impl Shared {
             stores: config.stores.clone(),
             allow: config.allowed.parts.clone(),
             env: config.allowed.env.clone(),
+            dirs: config.allowed.directories.clone(),
             size_bytes: geometry.size_bytes,
             logical_block_bytes: geometry.logical_block_bytes,
             physical_block_bytes: geometry.physical_block_bytes,
@@ -209,6 +205,16 @@ impl Shared {
             confinement: self.confinement.clone(),
             uptime_ms: self.since.elapsed().as_millis(),
             stats: self.stats.snapshot(),
+        }
+    }
+
+    fn state(&self) -> State {
+        if self.health.has_failed() {
+            State::Failed
+        } else if self.live.load(Relaxed) {
+            State::Live
+        } else {
+            State::Starting
         }
     }
 }

@@ -1,0 +1,135 @@
+//! The WASI that a guest sees: nothing of this machine but what was granted, and nothing that waits.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use wasmtime::component::types::ComponentFunc;
+use wasmtime::component::{Linker, Val};
+use wasmtime::{Result, StoreContextMut, bail, ensure};
+use wasmtime_wasi::p2::add_to_linker_sync;
+use wasmtime_wasi::random::Deterministic;
+use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder};
+
+use super::directory::Directory;
+use super::stderr::Lines;
+use super::{ambient, files, listing, waits};
+use crate::guest::imports::State;
+use crate::guest::log::LogGate;
+use crate::limits;
+
+/// What of WASI a guest is granted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed {
+    /// Parts that are as on this machine.
+    pub parts: Vec<Part>,
+    /// Its environment.
+    pub env: Vec<(String, String)>,
+    /// Its directories.
+    #[serde(default)]
+    pub directories: Vec<Directory>,
+}
+
+/// A part of WASI that is otherwise there, and empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// What time it is; otherwise time stands still.
+    Clocks,
+    /// Random bytes; otherwise they are the same for every instance.
+    Random,
+}
+
+impl Allowed {
+    fn has(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
+}
+
+/// What an instance sees: no arguments or sockets; no time, chance and environment but what is allowed; and the
+/// directories that `files.rs` gives it.
+pub(in crate::guest) fn context(allowed: &Allowed, log: Arc<LogGate>) -> WasiCtx {
+    let mut wasi = WasiCtxBuilder::new();
+    wasi.allow_tcp(false)
+        .allow_udp(false)
+        .envs(&allowed.env)
+        .stderr(Lines::new(log))
+        // What a guest waits for here is files, which have no other way.
+        .allow_blocking_current_thread(true)
+        .max_random_size(limits::GUEST_RANDOM_BYTES_MAX);
+    if !allowed.has(Part::Clocks) {
+        wasi.wall_clock(Stopped).monotonic_clock(Stopped);
+    }
+    if !allowed.has(Part::Random) {
+        wasi.secure_random(Deterministic::new(SEED.to_vec()))
+            .insecure_random(Deterministic::new(SEED.to_vec()))
+            .insecure_random_seed(0);
+    }
+    wasi.build()
+}
+
+/// What the host has ready before any guest runs.
+///
+/// # Errors
+///
+/// Where the system has no room for it.
+pub(in crate::guest) fn prepare() -> io::Result<()> {
+    ambient::make()
+}
+
+/// Links WASI; what of it would wait in the host, or make what has no bounds there, is ours.
+pub(in crate::guest) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
+    add_to_linker_sync(linker)?;
+    for (interface, names) in [
+        waits::REPLACED,
+        files::REPLACED,
+        listing::REPLACED,
+        files::GRANTED,
+    ] {
+        let mut instance = linker.instance(interface)?;
+        for name in names {
+            // That it cannot be added shows that it is there: these are the ones to replace.
+            ensure!(
+                instance.func_new(name, never).is_err(),
+                "{interface} is not what wasmtime-wasi has"
+            );
+        }
+    }
+    linker.allow_shadowing(true);
+    waits::add_to_linker(linker)?;
+    files::add_to_linker(linker)?;
+    listing::add_to_linker(linker)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+fn never(_: StoreContextMut<'_, State>, _: ComponentFunc, _: &[Val], _: &mut [Val]) -> Result<()> {
+    bail!("it is not there")
+}
+
+const SEED: [u8; 8] = *b"wasmblk.";
+
+/// A clock that stands still: time is something to be granted.
+struct Stopped;
+
+impl HostWallClock for Stopped {
+    fn resolution(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl HostMonotonicClock for Stopped {
+    fn resolution(&self) -> u64 {
+        1_000_000_000
+    }
+
+    fn now(&self) -> u64 {
+        0
+    }
+}

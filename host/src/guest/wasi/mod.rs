@@ -1,0 +1,15 @@
+//! The WASI that a guest sees: nothing of this machine but what was granted.
+
+mod ambient;
+mod context;
+mod directory;
+mod files;
+mod listing;
+mod stderr;
+mod streams;
+mod waits;
+
+pub(super) use ambient::enter;
+pub use context::{Allowed, Part};
+pub(super) use context::{add_to_linker, context, prepare};
+pub use directory::{Directories, Directory};
