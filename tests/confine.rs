@@ -15,7 +15,7 @@ use tests::bed::in_bed;
 use tests::disk::{Disk, fio, must, nothing_left, processes, run, wait_until, wasmblk};
 use tests::paths;
 use tests::uml::Machine;
-use wasmblk::confine::{self, Layer};
+use wasmblk::confine::{self, Layer, Needed};
 
 /// A line of /proc/PID/status.
 fn status(pid: &str, name: &str) -> String {
@@ -115,7 +115,7 @@ fn what_is_left_is_nothing() {
     in_bed(&Machine::default(), || {
         let confined = thread::spawn(|| {
             let store = File::open("/proc/self/status").expect("it is there");
-            let layers = confine::for_device(&[]);
+            let layers = confine::for_device(&Needed::default());
             assert!(layers.contains(&Layer::Seccomp), "{layers:?}");
             // What is open is of use; nothing else can be had.
             let text = read_to_string(store).expect("it is open");
@@ -148,7 +148,7 @@ fn starting_a_program_ends_the_process() {
     const AGAIN: &str = "WASMBLK_CONFINED";
     in_bed(&Machine::default(), || {
         if env::var_os(AGAIN).is_some() {
-            let layers = confine::for_device(&[]);
+            let layers = confine::for_device(&Needed::default());
             assert!(layers.contains(&Layer::Seccomp), "{layers:?}");
             panic!("{}", Command::new("/bin/true").exec());
         }

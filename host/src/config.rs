@@ -147,9 +147,9 @@ impl DeviceConfig {
                 return Err(Error::usage("a store has no name of its own"));
             }
         }
-        if !self.allowed.directories.is_empty() {
+        if !self.allowed.directories.is_empty() || !self.allowed.remotes.is_empty() {
             return Err(Error::usage(
-                "--dir: the broker's processes have not the rights of who asks, so they serve no directories",
+                "--dir and --net are not for the broker's processes, which have not the rights of who asks",
             ));
         }
         let Limits {

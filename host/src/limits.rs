@@ -201,6 +201,11 @@ pub const GUEST_LOG_LINES_MAX: u32 = 10_000;
 /// Directories that a guest may be granted. One for each purpose is enough.
 pub const DIRECTORIES_MAX: usize = 16;
 
+/// Hosts and ports that a guest may be granted, and the addresses that each is taken to have: more than is usual.
+pub const REMOTES_MAX: usize = 16;
+/// See [`REMOTES_MAX`].
+pub const ADDRESSES_MAX: usize = 32;
+
 /// What a guest reads or writes of a file at a time, in bytes: it is copied by the host, which has that much for each.
 pub const GUEST_STREAM_BYTES_MAX: usize = 64 << 10;
 

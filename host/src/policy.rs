@@ -13,7 +13,7 @@ use toml::Spanned;
 
 use crate::cli::GuestLimits;
 use crate::error::{Error, Result};
-use crate::guest::{Allowed, Directory, Part, Source};
+use crate::guest::{Allowed, Directory, Part, Remote, Source};
 use crate::limits;
 use crate::store::Grant;
 use crate::wanted::parse_pair;
@@ -50,6 +50,7 @@ struct Written {
     stores: BTreeMap<String, Spanned<WrittenStore>>,
     allow: Vec<Part>,
     env: Vec<Spanned<String>>,
+    net: Vec<Spanned<String>>,
     dirs: BTreeMap<String, Spanned<WrittenDirectory>>,
     memory_mib: Option<Spanned<u64>>,
     deadline: Option<Spanned<u64>>,
@@ -127,6 +128,11 @@ impl Policy {
         let allowed = Allowed {
             parts: written.allow,
             env: text.pairs("env", "LANG=C", &written.env)?,
+            remotes: written
+                .net
+                .iter()
+                .map(|it| text.remote(it))
+                .collect::<Result<_>>()?,
             directories: (written.dirs.iter())
                 .map(|(name, directory)| text.directory(name, directory))
                 .collect::<Result<_>>()?,
@@ -288,6 +294,14 @@ impl<'a> Text<'a> {
             self.wrong(&written.span(), &what)
         };
         Directory::new(name, &self.whole(path), *read_only).map_err(wrong)
+    }
+
+    fn remote(&self, written: &Spanned<String>) -> Result<Remote> {
+        let words = written.get_ref();
+        Remote::new(words).map_err(|what| {
+            let what = format!("net = [\"{words}\"]: {what}; expected \"HOST:PORT\"");
+            self.wrong(&written.span(), &what)
+        })
     }
 
     /// Paths are from the file's folder on, so that it does not matter where the command is called.

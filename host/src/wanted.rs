@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::cli::{self, GuestLimits};
 use crate::error::{Error, Result};
-use crate::guest::{Allowed, Directory, Limits};
+use crate::guest::{Allowed, Directory, Limits, Remote};
 use crate::policy::Policy;
 use crate::store::Grant;
 
@@ -35,10 +35,12 @@ impl Wanted {
         let options = std::mem::take(&mut policy.options);
         let options = pairs_over(options, parse_pairs("--set", "size=10G", &guest.options)?);
         let env = std::mem::take(&mut policy.allowed.env);
+        let remotes = std::mem::take(&mut policy.allowed.remotes);
         let directories = std::mem::take(&mut policy.allowed.directories);
         let mut allowed = Allowed {
             parts: std::mem::take(&mut policy.allowed.parts),
             env: pairs_over(env, parse_pairs("--env", "LANG=C", &guest.env)?),
+            remotes: Remote::join(remotes, Remote::parse_all(&guest.remotes)?)?,
             directories: Directory::put_over(
                 directories,
                 Directory::parse_all(&guest.directories)?,

@@ -7,6 +7,9 @@
 //! Of files: `list`, `read` and `size` of a path, `write` and `append` to a path and behind a ':' what; `mkdir`,
 //! `rmdir`, `remove`, `rename` and `link` from one to another with ':' between them; `often`, all that a path holds
 //! in a thousand reads; and `fill`, which writes a MiB, and compares.
+//!
+//! Of the network: `ask` says something to `HOST:PORT/WORDS` and tells what comes back, `asks` does so at each read;
+//! `look-up` of a name; `listen` and `udp` at `ADDRESS:PORT`.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -14,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use std::{env, thread};
 
 mod files;
+mod network;
 
 use wasmblk_guest::{Disk, Errno, Info, OpenError};
 
@@ -23,28 +27,39 @@ struct Told {
     block: Vec<u8>,
     /// What it says at each read.
     later: Option<String>,
+    /// Whom it asks at each read.
+    asks: Option<String>,
 }
 
 impl Disk for Told {
     fn open(options: &[(String, String)]) -> Result<(Told, Info), OpenError> {
         let mut text = String::new();
-        let mut later = None;
+        let (mut later, mut asks) = (None, None);
         for (key, value) in options {
-            if key == "later" {
-                later = Some(value.clone());
-                continue;
+            match key.as_str() {
+                "later" => later = Some(value.clone()),
+                "asks" => asks = Some(value.clone()),
+                _ => {
+                    let told = tell(key, value);
+                    text.push_str(&told.ok_or_else(|| OpenError::BadOption(key.clone()))?);
+                    text.push('\n');
+                }
             }
-            text.push_str(&tell(key, value).ok_or_else(|| OpenError::BadOption(key.clone()))?);
-            text.push('\n');
         }
         let mut block = text.into_bytes();
         block.resize(BYTES as usize, b' ');
-        Ok((Told { block, later }, Info::new(BYTES)))
+        Ok((Told { block, later, asks }, Info::new(BYTES)))
     }
 
     async fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
         if let Some(words) = &self.later {
             eprintln!("{words}");
+        }
+        if let Some(place) = &self.asks {
+            let answer = network::ask(place).map_err(|_| Errno::Io)?;
+            data.fill(b' ');
+            data[..answer.len()].copy_from_slice(answer.as_bytes());
+            return Ok(());
         }
         let begin = offset as usize;
         data.copy_from_slice(&self.block[begin..begin + data.len()]);
@@ -73,7 +88,7 @@ fn tell(what: &str, value: &str) -> Option<String> {
             thread::sleep(Duration::from_millis(value.parse().ok()?));
             "slept".into()
         }
-        _ => return files::tell(what, value),
+        _ => return files::tell(what, value).or_else(|| network::tell(what, value)),
     })
 }
 

@@ -74,6 +74,7 @@ fn row(import: Import) -> Row {
             Need::Part(Part::Random) => "random",
             Need::Environment => "env",
             Need::Directories => "dirs",
+            Need::Network => "net",
             Need::Stores => "stores",
             Need::OtherVersion | Need::NotGranted => "refused",
         },
@@ -119,7 +120,7 @@ fn text(report: &Report) -> String {
     }
     line("memories", &memories);
     for needs in [
-        "nothing", "inert", "clocks", "random", "env", "dirs", "stores", "refused",
+        "nothing", "inert", "clocks", "random", "env", "dirs", "net", "stores", "refused",
     ] {
         let mut rows = report
             .imports

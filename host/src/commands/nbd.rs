@@ -19,7 +19,7 @@ use super::print;
 use crate::cli::{self, Nbd};
 use crate::confine;
 use crate::error::{Context, Error, Result};
-use crate::guest::{Clock, Directories, Granted, Guest, Health, Opened, Opener, Tags};
+use crate::guest::{Clock, Directories, Granted, Guest, Health, Opened, Opener, Remotes, Tags};
 use crate::limits;
 use crate::nbd::handshake::{Offer, TlsMode};
 use crate::nbd::{Address, Listener, Service, Tls, serve_clients};
@@ -43,7 +43,7 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     }
     let (tls_mode, tls) = tls(&nbd.tls)?;
     let health = Arc::new(Health::default());
-    let (mut opened, directories) = open(nbd, cache, health.clone())?;
+    let (mut opened, granted) = open(nbd, cache, health.clone())?;
     let mut carrier = Blocking::new(&opened.place)
         .doing(|| "cannot start threads for the guest's stores".into())?;
     let geometry = opened.geometry;
@@ -57,7 +57,7 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     if !nbd.guest.no_confine {
         let removed_from = removed_from(nbd, &listener, private.as_ref());
         let command = command.as_ref().and_then(|command| command.pid);
-        let _ = confine::for_clients(&removed_from, &directories.folders(), command);
+        let _ = confine::for_clients(&removed_from, &granted.needed(), command);
     }
     let stats = Stats::default();
     let slots = opened.place.slots.clone();
@@ -159,11 +159,7 @@ fn check_export(name: &str) -> Result<()> {
 }
 
 /// Opens the guest, as one instance for all clients.
-fn open(
-    nbd: &Nbd,
-    cache: Option<&Path>,
-    health: Arc<Health>,
-) -> Result<(Opened, Arc<Directories>)> {
+fn open(nbd: &Nbd, cache: Option<&Path>, health: Arc<Health>) -> Result<(Opened, Granted)> {
     let Wanted {
         policy,
         options,
@@ -177,13 +173,13 @@ fn open(
         artefact,
     } = load(&nbd.guest.file, (&policy, &limits), cache)?;
     let name = source.path.display().to_string();
-    let directories = Arc::new(Directories::open(&allowed.directories)?);
     let granted = Granted {
         stores: Arc::new(Stores::open(&stores)?),
-        directories: directories.clone(),
+        directories: Arc::new(Directories::open(&allowed.directories)?),
+        remotes: Arc::new(Remotes::look_up(&allowed.remotes)?),
         allowed,
     };
-    let guest = Guest::load(&engine, &artefact, &name, limits, granted)?;
+    let guest = Guest::load(&engine, &artefact, &name, limits, granted.clone())?;
     let opener = Opener {
         guest: Arc::new(guest),
         clock: Clock::start(&engine)?,
@@ -198,7 +194,7 @@ fn open(
     if nbd.read_only {
         opened.geometry = opened.geometry.without_writes();
     }
-    Ok((opened, directories))
+    Ok((opened, granted))
 }
 
 /// Begins to listen: at the socket that systemd opened for us, or where the command line says.

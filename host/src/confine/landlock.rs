@@ -5,12 +5,12 @@ use std::io;
 use std::path::Path;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, RestrictSelfAttr, Ruleset,
-    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, PathFd, RestrictSelfAttr,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
     make_bitflags,
 };
 
-use super::Folder;
+use super::Needed;
 
 /// The newest version of its rules that is known here; older kernels apply what they know of it.
 const KNOWN: ABI = ABI::V6;
@@ -24,10 +24,10 @@ const READING: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir
 /// What may be done in a folder that something of ours lies in.
 const REMOVING: BitFlags<AccessFs> = make_bitflags!(AccessFs::{RemoveFile | RemoveDir});
 
-/// Nothing, but the files in some folders, to remove what lies in others, and, on demand, to end processes.
-pub(super) fn only_within(
+/// Nothing but what is `needed`, to remove what lies in some folders, and, on demand, to end processes.
+pub(super) fn only_needed(
     removed_from: &[&Path],
-    folders: &[Folder<'_>],
+    needed: &Needed<'_>,
     signals: bool,
 ) -> io::Result<()> {
     let ruleset = begin().and_then(|ruleset| {
@@ -43,9 +43,12 @@ pub(super) fn only_within(
                 ruleset = ruleset.add_rule(PathBeneath::new(folder, REMOVING))?;
             }
         }
-        for folder in folders {
+        for folder in &needed.folders {
             let rights = if folder.read_only { READING } else { WRITING };
             ruleset = ruleset.add_rule(PathBeneath::new(folder.file, rights))?;
+        }
+        for &port in &needed.ports {
+            ruleset = ruleset.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
         }
         Ok(ruleset)
     });

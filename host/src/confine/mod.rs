@@ -66,14 +66,23 @@ pub struct Folder<'a> {
     pub read_only: bool,
 }
 
+/// What of the outside is still needed.
+#[derive(Clone, Debug, Default)]
+pub struct Needed<'a> {
+    /// Files in folders.
+    pub folders: Vec<Folder<'a>>,
+    /// Ports of TCP that are connected to.
+    pub ports: Vec<u16>,
+}
+
 /// What came of a layer.
 pub type Outcome = (Layer, io::Result<()>);
 
-/// Gives up everything that a data plane does not need: all its files are open but those in `folders`, its guest is
-/// loaded, and there is one thread yet. Says which layers are on.
+/// Gives up everything that a data plane does not need: its guest is loaded, all its files are open but what is
+/// `needed`, and there is one thread yet. Says which layers are on.
 #[must_use]
-pub fn for_device(folders: &[Folder<'_>]) -> Vec<Layer> {
-    let mut layers = held(everything(folders));
+pub fn for_device(needed: &Needed<'_>) -> Vec<Layer> {
+    let mut layers = held(everything(needed));
     // Rings are made later, and none without it.
     layers.push(Layer::IoUring);
     layers
@@ -92,7 +101,10 @@ pub fn for_compiler() -> Vec<Layer> {
     held(vec![
         (Layer::Capabilities, drop_capabilities()),
         (Layer::NoNewPrivs, no_new_privs()),
-        (Layer::Landlock, landlock::only_within(&[], &[], false)),
+        (
+            Layer::Landlock,
+            landlock::only_needed(&[], &Needed::default(), false),
+        ),
         (Layer::WriteExecute, deny_write_execute()),
         (Layer::Seccomp, system_calls::allow_compiling()),
     ])
@@ -134,13 +146,13 @@ pub fn for_host(recovers: bool) {
     ]);
 }
 
-/// Gives up what a server of NBD does not need once it listens: it may remove what lies in some folders, use the
-/// files in others, and end the process `command`. Says which layers are on. Threads that began earlier keep what is
+/// Gives up what a server of NBD does not need once it listens: it may remove what lies in some folders, use what is
+/// `needed`, and end the process `command`. Says which layers are on. Threads that began earlier keep what is
 /// not in the filter of system calls where the kernel has no way to tell them (Landlock before Linux 7.0).
 #[must_use]
 pub fn for_clients(
     removed_from: &[&Path],
-    folders: &[Folder<'_>],
+    needed: &Needed<'_>,
     command: Option<Pid>,
 ) -> Vec<Layer> {
     held(vec![
@@ -148,12 +160,12 @@ pub fn for_clients(
         (Layer::NoNewPrivs, no_new_privs()),
         (
             Layer::Landlock,
-            landlock::only_within(removed_from, folders, command.is_some()),
+            landlock::only_needed(removed_from, needed, command.is_some()),
         ),
         (Layer::WriteExecute, deny_write_execute()),
         (
             Layer::Seccomp,
-            system_calls::allow_serving_clients(!folders.is_empty(), command),
+            system_calls::allow_serving_clients(needed, command),
         ),
     ])
 }
@@ -162,21 +174,18 @@ pub fn for_clients(
 /// threads.
 #[must_use]
 pub fn probe() -> Vec<Outcome> {
-    let probed = thread::spawn(|| everything(&[])).join();
+    let probed = thread::spawn(|| everything(&Needed::default())).join();
     probed.unwrap_or_default()
 }
 
-fn everything(folders: &[Folder<'_>]) -> Vec<Outcome> {
+fn everything(needed: &Needed<'_>) -> Vec<Outcome> {
     vec![
         (Layer::Mounts, mounts::leave_all()),
         (Layer::Capabilities, drop_capabilities()),
         (Layer::NoNewPrivs, no_new_privs()),
-        (Layer::Landlock, landlock::only_within(&[], folders, false)),
+        (Layer::Landlock, landlock::only_needed(&[], needed, false)),
         (Layer::WriteExecute, deny_write_execute()),
-        (
-            Layer::Seccomp,
-            system_calls::allow_serving_device(!folders.is_empty()),
-        ),
+        (Layer::Seccomp, system_calls::allow_serving_device(needed)),
     ]
 }
 

@@ -16,6 +16,8 @@ use seccompiler::{
     apply_filter, apply_filter_all_threads, sock_filter,
 };
 
+use super::Needed;
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Memory, threads, time, signals, and files that are open.
@@ -107,6 +109,17 @@ const FILES: &[c_long] = &[
     libc::SYS_renameat,
 ];
 
+/// What connections to granted hosts take beside [`SERVING`], and sockets.
+const NETWORK: &[c_long] = &[
+    libc::SYS_connect,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_eventfd2,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
+];
+
 /// What NBD takes beside [`SERVING`].
 const CLIENTS: &[c_long] = &[
     libc::SYS_epoll_create1,
@@ -184,11 +197,8 @@ const PRCTL: [libc::c_int; 3] = [
 ];
 
 /// For this thread, and those that it starts.
-pub(super) fn allow_serving_device(files: bool) -> io::Result<()> {
-    let mut rules = serving()?;
-    if files {
-        rules.extend(any_of(FILES));
-    }
+pub(super) fn allow_serving_device(needed: &Needed<'_>) -> io::Result<()> {
+    let mut rules = serving(needed)?;
     // A further filter refuses rings, once they are made.
     rules.extend(any_of(RINGS));
     rules.extend(any_of(&[libc::SYS_io_uring_enter, libc::SYS_seccomp]));
@@ -200,7 +210,7 @@ pub(super) fn allow_serving_device(files: bool) -> io::Result<()> {
 
 /// For this thread, and those that it starts.
 pub(super) fn allow_compiling() -> io::Result<()> {
-    for filter in [never()?, allow(serving()?)?] {
+    for filter in [never()?, allow(serving(&Needed::default())?)?] {
         apply_filter(&filter).map_err(io::Error::other)?;
     }
     Ok(())
@@ -214,12 +224,9 @@ pub(super) fn refuse_rings() -> io::Result<()> {
 }
 
 /// For all threads.
-pub(super) fn allow_serving_clients(files: bool, command: Option<Pid>) -> io::Result<()> {
-    let mut rules = serving()?;
+pub(super) fn allow_serving_clients(needed: &Needed<'_>, command: Option<Pid>) -> io::Result<()> {
+    let mut rules = serving(needed)?;
     rules.extend(any_of(CLIENTS));
-    if files {
-        rules.extend(any_of(FILES));
-    }
     if let Some(command) = command {
         let pid = u64::from(command.as_raw_nonzero().get().cast_unsigned());
         rules.insert(libc::SYS_kill, vec![rule(&[(0, Eq, pid)])?]);
@@ -230,9 +237,20 @@ pub(super) fn allow_serving_clients(files: bool, command: Option<Pid>) -> io::Re
     Ok(())
 }
 
-/// [`SERVING`], and what may be done with some arguments only.
-fn serving() -> io::Result<Rules> {
+/// [`SERVING`], what may be done with some arguments only, and what is `needed` of the outside.
+fn serving(needed: &Needed<'_>) -> io::Result<Rules> {
     let mut rules: Rules = any_of(SERVING).collect();
+    if !needed.folders.is_empty() {
+        rules.extend(any_of(FILES));
+    }
+    if !needed.ports.is_empty() {
+        rules.extend(any_of(NETWORK));
+        // Of TCP; flags lie above the kind.
+        let (kind, stream) = (number(0xf), number(libc::SOCK_STREAM));
+        let socket = |family| rule(&[(0, Eq, number(family)), (1, MaskedEq(kind), stream)]);
+        let families = [libc::AF_INET, libc::AF_INET6].into_iter().map(socket);
+        rules.insert(libc::SYS_socket, families.collect::<io::Result<_>>()?);
+    }
     let exec = number(libc::PROT_EXEC);
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![rule(&[(2, MaskedEq(exec), 0)])?]);

@@ -23,7 +23,7 @@ const STORE: &str = "wasmblk:block/store@0.1.";
 const WASI_VERSION: &str = "0.2.";
 
 /// The parts of WASI that ordinary toolchains put into everything (see `wasi`).
-const WASI: [&str; 20] = [
+const WASI: [&str; 27] = [
     ENVIRONMENT,
     "wasi:cli/exit",
     STDERR,
@@ -44,11 +44,19 @@ const WASI: [&str; 20] = [
     "wasi:random/insecure",
     "wasi:random/insecure-seed",
     "wasi:random/random",
+    "wasi:sockets/instance-network",
+    "wasi:sockets/ip-name-lookup",
+    "wasi:sockets/network",
+    "wasi:sockets/tcp",
+    "wasi:sockets/tcp-create-socket",
+    "wasi:sockets/udp",
+    "wasi:sockets/udp-create-socket",
 ];
 
 const ENVIRONMENT: &str = "wasi:cli/environment";
 const FILESYSTEM: &str = "wasi:filesystem/";
 const STDERR: &str = "wasi:cli/stderr";
+const SOCKETS: &str = "wasi:sockets/";
 const CLOCKS: &str = "wasi:clocks/";
 const RANDOM: &str = "wasi:random/";
 
@@ -102,6 +110,8 @@ pub enum Need {
     Environment,
     /// The same.
     Directories,
+    /// The same.
+    Network,
     /// Stores: those that the guest looks for are granted by name.
     Stores,
     /// It cannot be had: it is another version of ours.
@@ -122,6 +132,7 @@ impl Need {
             return match interface {
                 ENVIRONMENT => Need::Environment,
                 STDERR => Need::Nothing,
+                _ if interface.starts_with(SOCKETS) => Need::Network,
                 _ if interface.starts_with(FILESYSTEM) => Need::Directories,
                 _ if interface.starts_with(CLOCKS) => Need::Part(Part::Clocks),
                 _ if interface.starts_with(RANDOM) => Need::Part(Part::Random),
@@ -155,6 +166,9 @@ impl Need {
             Need::Directories => {
                 "--dir /NAME=PATH, or dirs.\"/NAME\" = { path = \"PATH\" } in a policy file; without it there are no \
                  files"
+            }
+            Need::Network => {
+                "--net HOST:PORT, or net = [\"HOST:PORT\"] in a policy file; without it there are no connections"
             }
             Need::Stores => {
                 "a --store NAME=PATH, or a policy file, for each store that it looks for"

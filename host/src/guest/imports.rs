@@ -8,12 +8,14 @@ use wasmtime::{Error, Result, StoreContextMut, bail, ensure, format_err};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::bindings::wasmblk::block::{host, store as bindings_store, types};
+use super::clock::Call;
 use super::fault;
 use super::limiter::{Budget, Limiter};
 use super::log::LogGate;
 use super::pace::Pace;
-use super::wasi::{self, Allowed, Directories};
+use super::wasi::{self, Allowed, Directories, Remotes};
 use crate::block::Errno;
+use crate::confine::Needed;
 use crate::limits;
 use crate::store::{Store, Stores, is_name};
 use crate::sys::{self, Arena};
@@ -27,6 +29,19 @@ pub struct Granted {
     pub allowed: Allowed,
     /// Its directories, open.
     pub directories: Arc<Directories>,
+    /// Where it may connect to.
+    pub remotes: Arc<Remotes>,
+}
+
+impl Granted {
+    /// What the process that serves such a guest has to keep.
+    #[must_use]
+    pub fn needed(&self) -> Needed<'_> {
+        Needed {
+            folders: self.directories.folders(),
+            ports: self.remotes.ports(),
+        }
+    }
 }
 
 /// What belongs to one instance on the host's side.
@@ -42,8 +57,11 @@ pub(super) struct State {
     /// Stores that it looked for, and was not granted; only names that could be granted.
     pub(super) missing: Vec<String>,
     log: Arc<LogGate>,
+    /// What says when a call has been too long.
+    pub(super) call: Option<Arc<Call>>,
     wasi: WasiCtx,
     pub(super) directories: Arc<Directories>,
+    pub(super) remotes: Arc<Remotes>,
     pub(super) table: ResourceTable,
 }
 
@@ -80,17 +98,24 @@ impl State {
             pace: None,
             stores: granted.stores.clone(),
             missing: Vec::new(),
-            wasi: wasi::context(&granted.allowed, log.clone()),
+            call: None,
+            wasi: wasi::context(&granted.allowed, &granted.remotes, log.clone()),
             directories: granted.directories.clone(),
+            remotes: granted.remotes.clone(),
             log,
             table,
         }
+    }
+
+    /// Whether it may wait for somebody outside.
+    pub(super) fn has_network(&self) -> bool {
+        !self.remotes.is_empty()
     }
 }
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        wasi::enter();
+        wasi::enter(self.has_network());
         WasiCtxView {
             ctx: &mut self.wasi,
             table: &mut self.table,

@@ -14,8 +14,9 @@ use super::limiter::Budget;
 use super::log::LogGate;
 use super::pace::Allowance;
 use super::usage::{Limits, Meter, Usage};
-use super::wasi::{self, Directories};
+use super::wasi;
 use crate::block::{Claims, Geometry};
+use crate::confine::Needed;
 use crate::error::{Context, Error, Result};
 use crate::limits;
 use crate::sys::Artefact;
@@ -71,7 +72,6 @@ impl Guest {
             .because(why)
         })?;
         let contract = contract::check(engine, &component, name)?;
-        wasi::prepare().doing(|| "cannot make what WASI runs in".into())?;
         let misfit = |why: wasmtime::Error| {
             Error::usage(format!(
                 "{name} does not fit this wasmblk's WIT; rebuild it with its wit folder"
@@ -119,10 +119,16 @@ impl Guest {
         }
     }
 
-    /// The directories that it is granted.
+    /// What the process that serves it has to keep.
     #[must_use]
-    pub fn directories(&self) -> &Directories {
-        &self.granted.directories
+    pub fn needed(&self) -> Needed<'_> {
+        self.granted.needed()
+    }
+
+    /// What the host has to have ready, in a process that starts no further threads later.
+    pub(super) fn prepare(&self) -> Result<()> {
+        let network = !self.granted.remotes.is_empty();
+        wasi::prepare(network).doing(|| "cannot make what WASI runs in".into())
     }
 
     /// What its instances use.

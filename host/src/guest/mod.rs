@@ -48,4 +48,4 @@ pub use opener::{Opened, Opener, Tags};
 pub use source::Source;
 pub use terms::Terms;
 pub use usage::{Limits, Usage};
-pub use wasi::{Allowed, Directories, Directory, Part};
+pub use wasi::{Allowed, Directories, Directory, Part, Remote, Remotes};

@@ -86,6 +86,7 @@ impl Opener {
     /// The guest's own words where it refuses an option; what happened where it traps; what is wrong
     /// with its geometry or layout; or that the system has no memory for the slots.
     pub fn open(&self) -> Result<Opened> {
+        self.guest.prepare()?;
         let begun = match &self.guest.exports {
             Exports::Device(device, trim) => self.begin_device((device, trim.as_ref()), None)?,
             Exports::Ring(indices) => {

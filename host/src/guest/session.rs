@@ -34,6 +34,7 @@ impl Session {
         let pace = guest.allowance.clone().map(pace);
         let call = clock.watch(guest.meter.clone(), deadline, pace.is_some());
         store.data_mut().pace = pace;
+        store.data_mut().call = Some(call.clone());
         keep_time(&mut store, call.clone());
         Session {
             store,

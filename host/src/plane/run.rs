@@ -25,7 +25,9 @@ use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::confine;
 use crate::error::{Context, Error, Result};
-use crate::guest::{Clock, Directories, Granted, Guest, Health, Opened, Opener, Tags, new_engine};
+use crate::guest::{
+    Clock, Directories, Granted, Guest, Health, Opened, Opener, Remotes, Tags, new_engine,
+};
 use crate::limits;
 use crate::serve;
 use crate::stats::Stats;
@@ -77,7 +79,7 @@ fn serve(
     let uid = (config.owner).map_or_else(|| geteuid().as_raw(), |(uid, _)| uid);
     let nothing = nothing().doing(|| "cannot make a pipe".into())?;
     let confinement = if config.confine {
-        confine::for_device(&guest.directories().folders())
+        confine::for_device(&guest.needed())
     } else {
         Vec::new()
     };
@@ -128,6 +130,7 @@ fn load(config: &DeviceConfig, artefact: &Artefact, stores: Vec<File>) -> Result
         stores: Arc::new(stores),
         allowed: config.allowed.clone(),
         directories: Arc::new(Directories::open(&config.allowed.directories)?),
+        remotes: Arc::new(Remotes::look_up(&config.allowed.remotes)?),
     };
     let engine = new_engine()?;
     let name = config.guest.display().to_string();

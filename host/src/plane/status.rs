@@ -11,7 +11,7 @@ use super::socket::Waiters;
 use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::confine::Layer;
-use crate::guest::{Directory, Faults, Guest, Health, Limits, Part, Usage};
+use crate::guest::{Directory, Faults, Guest, Health, Limits, Part, Remote, Usage};
 use crate::stats::{Snapshot, Stats};
 use crate::store::Grant;
 use crate::ublk::{abi::DevInfo, block_path};
@@ -65,6 +65,8 @@ pub struct Status {
     pub env: Vec<(String, String)>,
     #[serde(default)]
     pub dirs: Vec<Directory>,
+    #[serde(default)]
+    pub net: Vec<String>,
     pub size_bytes: u64,
     pub logical_block_bytes: u32,
     pub physical_block_bytes: u32,
@@ -176,6 +178,12 @@ impl Shared {
             allow: config.allowed.parts.clone(),
             env: config.allowed.env.clone(),
             dirs: config.allowed.directories.clone(),
+            net: config
+                .allowed
+                .remotes
+                .iter()
+                .map(Remote::to_string)
+                .collect(),
             size_bytes: geometry.size_bytes,
             logical_block_bytes: geometry.logical_block_bytes,
             physical_block_bytes: geometry.physical_block_bytes,

@@ -1,35 +1,59 @@
 //! What the functions of wasmtime-wasi run in. They are asynchronous, and would start threads for that, which a
-//! confined process cannot. But what guests are granted is done at once, so this has neither threads nor files.
+//! confined process cannot. What is done at once has neither threads nor files; the network has one thread, which is
+//! started in time.
 
 use std::cell::OnceCell;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
 
-use tokio::runtime::{Builder, EnterGuard, Runtime};
+use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
 
-static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+static AT_ONCE: OnceLock<Runtime> = OnceLock::new();
+static NETWORK: OnceLock<Runtime> = OnceLock::new();
+
+/// That a thread is in one of them; until its end, where it is too late for leaving.
+type Inside = OnceCell<ManuallyDrop<EnterGuard<'static>>>;
 
 thread_local! {
-    /// That this thread is in it; until its end, where it is too late for leaving.
-    static INSIDE: OnceCell<ManuallyDrop<EnterGuard<'static>>> = const { OnceCell::new() };
+    static INSIDE: Inside = const { OnceCell::new() };
+    static INSIDE_NETWORK: Inside = const { OnceCell::new() };
 }
 
-/// Makes it, once.
-pub(super) fn make() -> io::Result<()> {
-    if RUNTIME.get().is_none() {
-        let runtime = Builder::new_current_thread().enable_time().build()?;
+/// Makes it, once; with a `network` for guests that have one.
+pub(super) fn make(network: bool) -> io::Result<()> {
+    let place = if network { &NETWORK } else { &AT_ONCE };
+    if place.get().is_none() {
+        let runtime = if network {
+            Builder::new_multi_thread()
+                .worker_threads(1)
+                .thread_name("network")
+                .enable_all()
+                .build()?
+        } else {
+            Builder::new_current_thread().enable_time().build()?
+        };
         // Another thread may have been faster, and its is as good.
-        let _ = RUNTIME.set(runtime);
+        let _ = place.set(runtime);
     }
     Ok(())
 }
 
 /// Enters it with this thread, before each call of a guest into WASI.
-pub(in crate::guest) fn enter() {
-    if let Some(runtime) = RUNTIME.get() {
-        INSIDE.with(|inside| {
+pub(in crate::guest) fn enter(network: bool) {
+    let (place, inside) = if network {
+        (&NETWORK, &INSIDE_NETWORK)
+    } else {
+        (&AT_ONCE, &INSIDE)
+    };
+    if let Some(runtime) = place.get() {
+        inside.with(|inside| {
             inside.get_or_init(|| ManuallyDrop::new(runtime.enter()));
         });
     }
+}
+
+/// Where there is somebody who says when what is waited for is there.
+pub(super) fn network() -> Option<&'static Handle> {
+    NETWORK.get().map(Runtime::handle)
 }

@@ -1,5 +1,6 @@
 //! The WASI that a guest sees: nothing of this machine but what was granted, and nothing that waits.
 
+use std::future::ready;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +12,13 @@ use wasmtime::component::{Linker, Val};
 use wasmtime::{Result, StoreContextMut, bail, ensure};
 use wasmtime_wasi::p2::add_to_linker_sync;
 use wasmtime_wasi::random::Deterministic;
+use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder};
 
 use super::directory::Directory;
+use super::remote::{Remote, Remotes};
 use super::stderr::Lines;
-use super::{ambient, files, listing, waits};
+use super::{ambient, blocking, files, listing, names, waits};
 use crate::guest::imports::State;
 use crate::guest::log::LogGate;
 use crate::limits;
@@ -30,7 +33,13 @@ pub struct Allowed {
     /// Its directories.
     #[serde(default)]
     pub directories: Vec<Directory>,
+    /// Where it may connect to.
+    #[serde(default)]
+    pub remotes: Vec<Remote>,
 }
+
+/// Functions that are ours in place of the library's, by interface.
+pub(super) type Replaced = (&'static str, &'static [&'static str]);
 
 /// A part of WASI that is otherwise there, and empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -48,11 +57,25 @@ impl Allowed {
     }
 }
 
-/// What an instance sees: no arguments or sockets; no time, chance and environment but what is allowed; and the
+/// What an instance sees: no arguments; no time, chance, environment and connections but what is allowed; and the
 /// directories that `files.rs` gives it.
-pub(in crate::guest) fn context(allowed: &Allowed, log: Arc<LogGate>) -> WasiCtx {
+pub(in crate::guest) fn context(
+    allowed: &Allowed,
+    remotes: &Arc<Remotes>,
+    log: Arc<LogGate>,
+) -> WasiCtx {
     let mut wasi = WasiCtxBuilder::new();
-    wasi.allow_tcp(false)
+    let may = remotes.clone();
+    wasi.allow_tcp(!remotes.is_empty())
+        .socket_addr_check(move |address, what| {
+            let may = match what {
+                SocketAddrUse::TcpConnect => may.include(address),
+                // What comes before a connection: no place of its own.
+                SocketAddrUse::TcpBind => address.ip().is_unspecified() && address.port() == 0,
+                _ => false,
+            };
+            Box::pin(ready(may))
+        })
         .allow_udp(false)
         .envs(&allowed.env)
         .stderr(Lines::new(log))
@@ -75,8 +98,8 @@ pub(in crate::guest) fn context(allowed: &Allowed, log: Arc<LogGate>) -> WasiCtx
 /// # Errors
 ///
 /// Where the system has no room for it.
-pub(in crate::guest) fn prepare() -> io::Result<()> {
-    ambient::make()
+pub(in crate::guest) fn prepare(network: bool) -> io::Result<()> {
+    ambient::make(network)
 }
 
 /// Links WASI; what of it would wait in the host, or make what has no bounds there, is ours.
@@ -84,9 +107,11 @@ pub(in crate::guest) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> 
     add_to_linker_sync(linker)?;
     for (interface, names) in [
         waits::REPLACED,
+        blocking::REPLACED,
         files::REPLACED,
-        listing::REPLACED,
         files::GRANTED,
+        listing::REPLACED,
+        names::REPLACED,
     ] {
         let mut instance = linker.instance(interface)?;
         for name in names {
@@ -99,6 +124,8 @@ pub(in crate::guest) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> 
     }
     linker.allow_shadowing(true);
     waits::add_to_linker(linker)?;
+    blocking::add_to_linker(linker)?;
+    names::add_to_linker(linker)?;
     files::add_to_linker(linker)?;
     listing::add_to_linker(linker)?;
     linker.allow_shadowing(false);

@@ -13,6 +13,7 @@ use wasmtime_wasi::p2::bindings::sync::filesystem::types::{
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 use wasmtime_wasi::{FsPerms, OpenMode};
 
+use super::context::Replaced;
 use super::streams::{Reader, Writer};
 use crate::guest::imports::State;
 
@@ -21,7 +22,7 @@ pub(super) const TYPES: &str = "wasi:filesystem/types@0.2.12";
 const PREOPENS: &str = "wasi:filesystem/preopens@0.2.12";
 
 /// What is replaced.
-pub(super) const REPLACED: (&str, &[&str]) = (
+pub(super) const REPLACED: Replaced = (
     TYPES,
     &[
         "[method]descriptor.open-at",
@@ -32,7 +33,7 @@ pub(super) const REPLACED: (&str, &[&str]) = (
     ],
 );
 /// The same, of the interface that gives a guest its directories.
-pub(super) const GRANTED: (&str, &[&str]) = (PREOPENS, &["get-directories"]);
+pub(super) const GRANTED: Replaced = (PREOPENS, &["get-directories"]);
 
 /// How often a path is looked up that somebody changes meanwhile.
 const LOOKUPS_MAX: u32 = 8;

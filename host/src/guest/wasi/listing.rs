@@ -8,11 +8,12 @@ use wasmtime_wasi::p2::bindings::sync::filesystem::types::{
     DescriptorType, DirectoryEntry, ErrorCode,
 };
 
+use super::context::Replaced;
 use super::files::{Answer, TYPES, code};
 use crate::guest::imports::State;
 
 /// What is replaced.
-pub(super) const REPLACED: (&str, &[&str]) = (
+pub(super) const REPLACED: Replaced = (
     TYPES,
     &[
         "[method]descriptor.read-directory",

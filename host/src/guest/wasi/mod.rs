@@ -1,10 +1,13 @@
 //! The WASI that a guest sees: nothing of this machine but what was granted.
 
 mod ambient;
+mod blocking;
 mod context;
 mod directory;
 mod files;
 mod listing;
+mod names;
+mod remote;
 mod stderr;
 mod streams;
 mod waits;
@@ -13,3 +16,4 @@ pub(super) use ambient::enter;
 pub use context::{Allowed, Part};
 pub(super) use context::{add_to_linker, context, prepare};
 pub use directory::{Directories, Directory};
+pub use remote::{Remote, Remotes};

@@ -1,0 +1,112 @@
+//! Streams that are read and written until something comes of it: under the deadline of the call, as all waiting.
+
+use wasmtime::component::{Linker, Resource};
+use wasmtime::{Result, StoreContextMut};
+use wasmtime_wasi::p2::bindings::io::streams::{
+    Host, HostInputStream, HostOutputStream, StreamError,
+};
+use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, StreamResult};
+
+use super::context::Replaced;
+use super::waits::wait;
+use crate::guest::imports::State;
+
+/// The one version that wasmtime-wasi 48 provides; it serves all that guests may name.
+const STREAMS: &str = "wasi:io/streams@0.2.12";
+
+/// What is replaced.
+pub(super) const REPLACED: Replaced = (
+    STREAMS,
+    &[
+        "[method]input-stream.blocking-read",
+        "[method]input-stream.blocking-skip",
+        "[method]output-stream.blocking-flush",
+        "[method]output-stream.blocking-write-and-flush",
+        "[method]output-stream.blocking-write-zeroes-and-flush",
+        "[method]output-stream.blocking-splice",
+    ],
+);
+
+/// What a function of the interface answers. The outer error ends the guest.
+type Answer<T> = Result<(std::result::Result<T, StreamError>,)>;
+
+pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
+    let mut streams = linker.instance(STREAMS)?;
+    streams.func_wrap("[method]input-stream.blocking-read", read)?;
+    streams.func_wrap("[method]input-stream.blocking-skip", skip)?;
+    streams.func_wrap("[method]output-stream.blocking-flush", flush)?;
+    streams.func_wrap("[method]output-stream.blocking-write-and-flush", write)?;
+    streams.func_wrap(
+        "[method]output-stream.blocking-write-zeroes-and-flush",
+        write_zeroes,
+    )?;
+    streams.func_wrap("[method]output-stream.blocking-splice", splice)
+}
+
+fn read(
+    mut store: StoreContextMut<'_, State>,
+    (stream, bytes): (Resource<DynInputStream>, u64),
+) -> Answer<Vec<u8>> {
+    let result = wait(&mut store, async |table| {
+        HostInputStream::blocking_read(table, stream, bytes).await
+    })?;
+    answer(store, result)
+}
+
+fn skip(
+    mut store: StoreContextMut<'_, State>,
+    (stream, bytes): (Resource<DynInputStream>, u64),
+) -> Answer<u64> {
+    let result = wait(&mut store, async |table| {
+        HostInputStream::blocking_skip(table, stream, bytes).await
+    })?;
+    answer(store, result)
+}
+
+fn flush(
+    mut store: StoreContextMut<'_, State>,
+    (stream,): (Resource<DynOutputStream>,),
+) -> Answer<()> {
+    let result = wait(&mut store, async |table| {
+        HostOutputStream::blocking_flush(table, stream).await
+    })?;
+    answer(store, result)
+}
+
+fn write(
+    mut store: StoreContextMut<'_, State>,
+    (stream, data): (Resource<DynOutputStream>, Vec<u8>),
+) -> Answer<()> {
+    let result = wait(&mut store, async |table| {
+        HostOutputStream::blocking_write_and_flush(table, stream, data).await
+    })?;
+    answer(store, result)
+}
+
+fn write_zeroes(
+    mut store: StoreContextMut<'_, State>,
+    (stream, bytes): (Resource<DynOutputStream>, u64),
+) -> Answer<()> {
+    let result = wait(&mut store, async |table| {
+        HostOutputStream::blocking_write_zeroes_and_flush(table, stream, bytes).await
+    })?;
+    answer(store, result)
+}
+
+fn splice(
+    mut store: StoreContextMut<'_, State>,
+    (to, from, bytes): (Resource<DynOutputStream>, Resource<DynInputStream>, u64),
+) -> Answer<u64> {
+    let result = wait(&mut store, async |table| {
+        HostOutputStream::blocking_splice(table, to, from, bytes).await
+    })?;
+    answer(store, result)
+}
+
+fn answer<T>(mut store: StoreContextMut<'_, State>, result: StreamResult<T>) -> Answer<T> {
+    let table = &mut store.data_mut().table;
+    Ok((match result {
+        Ok(value) => Ok(value),
+        Err(error) => Err(table.convert_stream_error(error)?),
+    },))
+}
