@@ -196,6 +196,27 @@ fn a_policy_file_grants_the_same() {
 }
 
 #[test]
+fn what_it_looked_for_in_vain_is_named_with_the_line_that_grants_it() {
+    let guest = paths::guest("told-wasip2").display().to_string();
+    for (question, words) in [
+        (
+            "first=look-up:disks.example.org",
+            [
+                "--net disks.example.org:PORT",
+                "net = [\"disks.example.org:PORT\"]",
+            ],
+        ),
+        (
+            "first=read:/data/one",
+            ["--dir /NAME=PATH", "dirs.\"/NAME\" = { path = \"PATH\" }"],
+        ),
+    ] {
+        let reply = wasmblk(&["nbd", &guest, "--set", question, "--run", "true"]);
+        expect(&reply, 1, &words);
+    }
+}
+
+#[test]
 fn a_wrong_word_is_named() {
     let guest = paths::guest("told-wasip2").display().to_string();
     for (words, code, why) in [

@@ -162,8 +162,8 @@ pub const IMAGE_BUFFER_BYTES: usize = 1 << 20;
 /// Stores of one device: as many as a wide stripe has legs.
 pub const STORES_MAX: usize = 64;
 
-/// Stores that a guest looks for in vain of which an error speaks: more are no help.
-pub const MISSING_STORES_MAX: usize = 4;
+/// Grants that a guest looks for in vain of which an error speaks: more are no help.
+pub const MISSING_MAX: usize = 4;
 
 /// How often the calls of a busy guest are looked at: a call is ended at most so much before its deadline, which is
 /// no more than 2 % of the shortest one.
@@ -205,6 +205,8 @@ pub const DIRECTORIES_MAX: usize = 16;
 pub const REMOTES_MAX: usize = 16;
 /// See [`REMOTES_MAX`].
 pub const ADDRESSES_MAX: usize = 32;
+/// Longest name of a host, as RFC 1035 has it.
+pub const HOST_BYTES_MAX: usize = 253;
 
 /// What a guest reads or writes of a file at a time, in bytes: it is copied by the host, which has that much for each.
 pub const GUEST_STREAM_BYTES_MAX: usize = 64 << 10;

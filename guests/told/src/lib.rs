@@ -10,6 +10,8 @@
 //!
 //! Of the network: `ask` says something to `HOST:PORT/WORDS` and tells what comes back, `asks` does so at each read;
 //! `look-up` of a name; `listen` and `udp` at `ADDRESS:PORT`.
+//!
+//! `first`, with one of these and its value behind a ':', and the disk does not open where that has no good answer.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -39,6 +41,13 @@ impl Disk for Told {
             match key.as_str() {
                 "later" => later = Some(value.clone()),
                 "asks" => asks = Some(value.clone()),
+                "first" => {
+                    let (what, value) = value.split_once(':').unwrap_or((value, ""));
+                    let told = tell(what, value).unwrap_or_default();
+                    if ["NotFound", "PermissionDenied", "Uncategorized"].contains(&&*told) {
+                        return Err(OpenError::Other(told));
+                    }
+                }
                 _ => {
                     let told = tell(key, value);
                     text.push_str(&told.ok_or_else(|| OpenError::BadOption(key.clone()))?);

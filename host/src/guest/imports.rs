@@ -12,6 +12,7 @@ use super::clock::Call;
 use super::fault;
 use super::limiter::{Budget, Limiter};
 use super::log::LogGate;
+use super::missing::{AllMissing, Missing};
 use super::pace::Pace;
 use super::wasi::{self, Allowed, Directories, Remotes};
 use crate::block::Errno;
@@ -54,8 +55,8 @@ pub(super) struct State {
     /// Where its computing time has a limit.
     pub(super) pace: Option<Pace>,
     stores: Arc<Stores>,
-    /// Stores that it looked for, and was not granted; only names that could be granted.
-    pub(super) missing: Vec<String>,
+    /// What it looked for, and was not granted.
+    pub(super) missing: AllMissing,
     log: Arc<LogGate>,
     /// What says when a call has been too long.
     pub(super) call: Option<Arc<Call>>,
@@ -97,7 +98,7 @@ impl State {
             has_lost: false,
             pace: None,
             stores: granted.stores.clone(),
-            missing: Vec::new(),
+            missing: AllMissing::default(),
             call: None,
             wasi: wasi::context(&granted.allowed, &granted.remotes, log.clone()),
             directories: granted.directories.clone(),
@@ -196,9 +197,8 @@ impl bindings_store::Host for State {
     fn find(&mut self, name: String) -> Result<Option<bindings_store::Shape>> {
         let mut stores = (0..).zip(self.stores.all());
         let found = stores.find(|(_, store)| store.name == name);
-        let room = self.missing.len() < limits::MISSING_STORES_MAX;
-        if found.is_none() && room && is_name(&name) && !self.missing.contains(&name) {
-            self.missing.push(name);
+        if found.is_none() && is_name(&name) {
+            self.missing.note(Missing::Store(name));
         }
         Ok(found.map(|(number, store)| bindings_store::Shape {
             number,

@@ -19,6 +19,7 @@ mod instance;
 mod limiter;
 mod loaded;
 mod log;
+mod missing;
 mod opener;
 mod pace;
 mod periods;

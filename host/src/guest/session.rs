@@ -13,7 +13,6 @@ use super::imports::State;
 use super::loaded::Guest;
 use super::pace::Pace;
 use crate::error::Error;
-use crate::store::Grant;
 
 /// One running copy of a guest, with a store of its own: a trap ends it, and nothing else.
 pub(super) struct Session {
@@ -62,18 +61,10 @@ impl Session {
 
     /// How to grant what it looked for in vain, behind an error that may be due to that.
     pub(super) fn explain(&self, error: Error) -> Error {
-        let missing = &self.store.data().missing;
-        let grant = |name: &String| {
-            let line = Grant::line(name);
-            format!(
-                "it looked for the store '{name}', which is not granted: give --store {name}=PATH, or put this \
-                 line into the policy file, above its first [table]: {line}"
-            )
-        };
-        if missing.is_empty() {
-            return error;
+        match self.store.data().missing.remedy() {
+            Some(remedy) => error.because(remedy),
+            None => error,
         }
-        error.because(missing.iter().map(grant).collect::<Vec<_>>().join("; "))
     }
 
     /// One call, watched by the clock. An error is a trap, or what the caller makes one.

@@ -16,6 +16,7 @@ use wasmtime_wasi::{FsPerms, OpenMode};
 use super::context::Replaced;
 use super::streams::{Reader, Writer};
 use crate::guest::imports::State;
+use crate::guest::missing::Missing;
 
 /// The one version that wasmtime-wasi 48 provides; it serves all that guests may name.
 pub(super) const TYPES: &str = "wasi:filesystem/types@0.2.12";
@@ -58,8 +59,14 @@ type Granted = (Resource<Descriptor>, String);
 
 fn get_directories(mut store: StoreContextMut<'_, State>, (): ()) -> Result<(Vec<Granted>,)> {
     let State {
-        table, directories, ..
+        table,
+        directories,
+        missing,
+        ..
     } = store.data_mut();
+    if directories.all().is_empty() {
+        missing.note(Missing::Directories);
+    }
     let mut all = Vec::new();
     for (name, dir) in directories.all() {
         all.push((table.push(Descriptor::Dir(dir.clone()))?, name.clone()));

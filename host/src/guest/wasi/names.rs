@@ -11,7 +11,9 @@ use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddress};
 use wasmtime_wasi::p2::{DynPollable, Network, Pollable, subscribe};
 
 use super::context::Replaced;
+use super::remote::Remote;
 use crate::guest::imports::State;
+use crate::guest::missing::Missing;
 
 /// The one version that wasmtime-wasi 48 provides; it serves all that guests may name.
 const NAMES: &str = "wasi:sockets/ip-name-lookup@0.2.12";
@@ -64,13 +66,21 @@ fn resolve(
     mut store: StoreContextMut<'_, State>,
     (network, name): (Resource<Network>, String),
 ) -> Answer<Resource<Addresses>> {
-    let State { table, remotes, .. } = store.data_mut();
+    let State {
+        table,
+        remotes,
+        missing,
+        ..
+    } = store.data_mut();
     table.get(&network)?;
     let addresses = match name.parse::<IpAddr>() {
         Ok(address) => vec![address],
         Err(_) => remotes.addresses(&name),
     };
     if addresses.is_empty() {
+        if Remote::is_name(&name) {
+            missing.note(Missing::Host(name));
+        }
         return Ok((Err(ErrorCode::NameUnresolvable),));
     }
     Ok((Ok(table.push(Addresses(addresses.into_iter()))?),))

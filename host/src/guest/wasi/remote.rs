@@ -34,10 +34,9 @@ impl Remote {
             .parse()
             .map_err(|_| "the port is no number up to 65535")?;
         let inside = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let is_host = match inside {
             Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-            None => !host.is_empty() && host.chars().all(plain),
+            None => Remote::is_name(host),
         };
         if port == 0 {
             return Err("there is no port 0");
@@ -49,6 +48,12 @@ impl Remote {
             host: inside.unwrap_or(host).to_owned(),
             port,
         })
+    }
+
+    /// Whether a host can have this name.
+    pub(super) fn is_name(host: &str) -> bool {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        (1..=limits::HOST_BYTES_MAX).contains(&host.len()) && host.chars().all(plain)
     }
 
     /// Reads one `--net`.
