@@ -303,6 +303,10 @@ pub const NBD_CLIENT_BYTES_MAX: usize = 8 << 20;
 /// socket, takes it.
 pub const NBD_PIECE_BYTES_MAX: u32 = 128 << 10;
 
+/// From this on a read's data go from the system's cache to the socket without being copied. Below, copying costs
+/// less.
+pub const NBD_PAGES_BYTES_MIN: u32 = 32 << 10;
+
 /// Encrypted bytes that wait for room in an NBD client's socket.
 pub const NBD_TLS_BYTES_MAX: usize = 256 << 10;
 

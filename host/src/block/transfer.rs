@@ -63,6 +63,8 @@ pub struct Transfer {
     pub length: u32,
     /// From or to where.
     pub memory: Memory,
+    /// Whether it answers the request whose data it moves: then it is all of them, and nobody looks at them before.
+    pub answers: bool,
 }
 
 /// Bytes that are moved at a time: as much as the longest request has.

@@ -17,6 +17,7 @@ use seccompiler::{
 };
 
 use super::Needed;
+use crate::sys::CACHESTAT;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -131,6 +132,10 @@ const CLIENTS: &[c_long] = &[
     // The end of the --run command.
     libc::SYS_wait4,
     libc::SYS_waitid,
+    // What large reads are sent by.
+    CACHESTAT,
+    libc::SYS_pipe2,
+    libc::SYS_splice,
     // Keys stay out of the swap.
     libc::SYS_mlock,
     libc::SYS_mlock2,
@@ -178,7 +183,7 @@ const NEVER: &[c_long] = &[
 ];
 
 /// What `fcntl` may do: nothing that sends signals.
-const FCNTL: [libc::c_int; 8] = [
+const FCNTL: [libc::c_int; 9] = [
     libc::F_DUPFD,
     libc::F_DUPFD_CLOEXEC,
     libc::F_GETFD,
@@ -187,6 +192,7 @@ const FCNTL: [libc::c_int; 8] = [
     libc::F_SETFL,
     libc::F_ADD_SEALS,
     libc::F_GET_SEALS,
+    libc::F_SETPIPE_SZ,
 ];
 
 /// What `prctl` may do: give names, and what comes before a further filter.

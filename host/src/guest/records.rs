@@ -186,10 +186,10 @@ pub fn action(record: &Record) -> Result<Action, NoAction> {
         offset: if work == Work::Fill { 0 } else { offset },
         length,
         memory,
+        answers: how >> 16 & FLAG_ANSWERS != 0 && matches!(work, Work::Read | Work::Write { .. }),
     };
-    let answers = how >> 16 & FLAG_ANSWERS != 0;
     Ok(match work {
-        Work::Read | Work::Write { .. } if answers => Action::Answer(transfer),
+        _ if transfer.answers => Action::Answer(transfer),
         _ => Action::Transfer {
             token: number,
             transfer,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::channel::Channel;
 use super::handshake::{Handshake, Offer, Session};
-use super::operation::Operation;
+use super::operation::{Kind, Operation};
 use super::outgoing::Outgoing;
 use super::pool::Pool;
 use super::staging::Staging;
@@ -191,8 +191,18 @@ impl Connection {
     }
 
     /// Copies replies that this client does not read out of their slots.
-    pub(super) fn free_slots(&mut self, pool: &mut Pool) {
-        self.outgoing.free_slots(pool);
+    ///
+    /// # Errors
+    ///
+    /// Where one is to be had no more.
+    pub(super) fn free_slots(&mut self, pool: &mut Pool) -> io::Result<()> {
+        self.outgoing.free_slots(pool)
+    }
+
+    /// Whether a piece's data may be sent from where they are.
+    pub(super) fn takes_pages(&self, operation: usize) -> bool {
+        let reads = |operation: &Operation| operation.kind == Kind::Read;
+        self.channel.is_plain() && self.operations[operation].as_ref().is_some_and(reads)
     }
 
     /// Gives back all slots that are not in the guest's hands: the client is gone.
@@ -200,7 +210,7 @@ impl Connection {
         if let Some(filling) = self.filling.take() {
             pool.give_back(filling.slot);
         }
-        self.outgoing.free_slots(pool);
+        self.outgoing.abandon(pool);
     }
 }
 

@@ -12,6 +12,7 @@ mod keys;
 mod listen;
 mod operation;
 mod outgoing;
+mod pages;
 mod patience;
 mod pool;
 mod refusal;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsFd;
 
 use super::channel::Channel;
 use super::pool::Pool;
@@ -70,13 +71,15 @@ impl Outgoing {
 
     /// Sends as much as the client takes now.
     pub(super) fn send(&mut self, channel: &mut Channel, pool: &mut Pool) -> io::Result<()> {
-        while !self.parts.is_empty() {
-            let (heads, sent) = (&self.heads, self.sent);
-            let pieces = (self.parts.iter().enumerate()).map(|(index, part)| {
-                let skip = if index == 0 { sent } else { 0 };
-                piece(heads, part, skip)
-            });
-            match channel.write(&pool.slots, pieces) {
+        while let Some(first) = self.parts.front() {
+            let sent = match first {
+                Part::Slot { slot, .. } if pool.has_pages(*slot) => {
+                    let pages = pool.pages(*slot);
+                    pages.map_or(Ok(0), |pages| pages.send(channel.as_fd()))
+                }
+                _ => self.send_copies(channel, pool),
+            };
+            match sent {
                 Ok(bytes) => self.advance(bytes, pool),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -85,6 +88,18 @@ impl Outgoing {
         }
         self.forget_sent();
         channel.flush()
+    }
+
+    /// Sends, once, what does not lie in pages, up to what does.
+    fn send_copies(&self, channel: &mut Channel, pool: &Pool) -> io::Result<usize> {
+        let copied =
+            |part: &&Part| !matches!(part, Part::Slot { slot, .. } if pool.has_pages(*slot));
+        let parts = self.parts.iter().take_while(copied).enumerate();
+        let pieces = parts.map(|(index, part)| {
+            let skip = if index == 0 { self.sent } else { 0 };
+            piece(&self.heads, part, skip)
+        });
+        channel.write(&pool.slots, pieces)
     }
 
     fn advance(&mut self, bytes: usize, pool: &mut Pool) {
@@ -121,16 +136,36 @@ impl Outgoing {
         }
     }
 
+    /// Forgets everything: the client is gone.
+    pub(super) fn abandon(&mut self, pool: &mut Pool) {
+        for part in self.parts.drain(..) {
+            if let Part::Slot { slot, .. } = part {
+                pool.give_back(slot);
+            }
+        }
+    }
+
     /// Copies data out of its slots, which others need: this client does not read.
-    pub(super) fn free_slots(&mut self, pool: &mut Pool) {
-        for part in &mut self.parts {
+    ///
+    /// # Errors
+    ///
+    /// Where the data are to be had no more.
+    pub(super) fn free_slots(&mut self, pool: &mut Pool) -> io::Result<()> {
+        for (index, part) in self.parts.iter_mut().enumerate() {
             if let Part::Slot { slot, bytes } = *part {
                 let mut copy = vec![0; bytes];
-                pool.slots.get(slot, 0, &mut copy);
+                match pool.pages(slot) {
+                    Some(pages) => {
+                        let sent = if index == 0 { self.sent } else { 0 };
+                        pages.copy_out(&mut copy[sent..])?;
+                    }
+                    None => pool.slots.get(slot, 0, &mut copy),
+                }
                 pool.give_back(slot);
                 *part = Part::Own(copy);
             }
         }
+        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::connection::{Connection, Export, Stop};
 use super::handshake::Offer;
 use super::listen::Listener;
+use super::pages;
 use super::patience::Patience;
 use super::pool::Pool;
 use super::tls::Tls;
@@ -106,8 +107,8 @@ pub fn serve_clients(listener: &Listener, wake: impl AsFd, service: Service<'_, 
 }
 
 /// A client, and which events it is registered for.
-struct Client {
-    connection: Connection,
+pub(super) struct Client {
+    pub(super) connection: Connection,
     interest: EventFlags,
 }
 
@@ -252,15 +253,13 @@ impl Server {
                 client.connection.issue(export);
             }
         }
-        let next = self.serve(export.engine, carrier)?;
+        let next = self.serve(export, carrier)?;
         self.deliver(export);
         for place in std::mem::take(&mut self.work) {
             self.settle(place, export);
         }
         if export.pool.is_empty() && !self.starving.is_empty() {
-            for client in self.clients.iter_mut().flatten() {
-                client.connection.free_slots(export.pool);
-            }
+            self.free_slots(export.pool);
         }
         let can_go_on = !self.starving.is_empty() && !export.pool.is_empty();
         if can_go_on || !self.work.is_empty() {
@@ -270,7 +269,8 @@ impl Server {
     }
 
     /// Lets the guest work, and carries out what it asks for, as long as that ends at once.
-    fn serve(&mut self, engine: &mut Engine<'_>, carrier: &mut Blocking) -> Result<Next> {
+    fn serve(&mut self, export: &mut Export<'_, '_>, carrier: &mut Blocking) -> Result<Next> {
+        let Export { engine, pool, .. } = export;
         carrier.take_ended(|token, ended| engine.ended(token, ended));
         let mut bytes = 0;
         for _ in 0..limits::NBD_TURN_REQUESTS_MAX {
@@ -279,6 +279,10 @@ impl Server {
             let mut transfers = engine.transfers();
             while let Some((token, transfer)) = transfers.next() {
                 bytes += u64::from(transfer.moved_bytes());
+                if pages::take(&self.clients, pool, carrier, &transfer) {
+                    carrier.ended(token, Ok(transfer.length));
+                    continue;
+                }
                 let begun = carrier.begin_before(token, &transfer, transfers.len());
                 begun.doing(|| "cannot use the guest's stores".into())?;
             }
@@ -293,6 +297,16 @@ impl Server {
         }
         // The clients have their turn.
         Ok(Next::Again)
+    }
+
+    /// Takes slots from replies that clients do not read.
+    fn free_slots(&mut self, pool: &mut Pool) {
+        for place in 0..self.clients.len() {
+            let client = self.clients[place].as_mut();
+            if client.is_some_and(|client| client.connection.free_slots(pool).is_err()) {
+                self.close(place, pool);
+            }
+        }
     }
 
     fn deliver(&mut self, export: &mut Export<'_, '_>) {

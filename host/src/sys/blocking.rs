@@ -96,6 +96,18 @@ impl Blocking {
             .ok_or_else(|| io::Error::other("the threads for stores have ended"))
     }
 
+    /// Notes the end of a transfer that somebody else has carried out.
+    pub fn ended(&mut self, token: u32, ended: Ended) {
+        self.ended.push((token, ended));
+    }
+
+    /// The file of a store that the system has a cache for.
+    #[must_use]
+    pub fn cached_file(&self, store: u16) -> Option<&File> {
+        let store = &self.place.stores.all()[usize::from(store)];
+        (store.shape.align_bytes == 1).then_some(&store.file)
+    }
+
     /// Tells the ends that there are, and how many that were.
     pub fn take_ended(&mut self, mut ended: impl FnMut(u32, Ended)) -> usize {
         let mut count = 0;

@@ -17,6 +17,7 @@ mod ring;
 mod s2n;
 mod slots;
 mod socket;
+mod splice;
 
 pub use arena::{Arena, Lent};
 pub use artefact::Artefact;
@@ -37,3 +38,4 @@ pub use ring::ControlRing;
 pub use s2n::S2nConnection;
 pub use slots::Slots;
 pub use socket::{Piece, SlotRange, read_scattered, write_gathered};
+pub use splice::{CACHESTAT, Pages};
