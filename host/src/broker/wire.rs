@@ -118,6 +118,9 @@ pub enum Command {
     Open {
         /// For reading only.
         read_only: bool,
+        /// Only if nobody has it mounted or claimed, and until it is closed nobody can.
+        #[serde(default)]
+        exclusive: bool,
     },
     /// A further capability, for somebody who wants replies of his own.
     Copy,
