@@ -77,7 +77,7 @@ pub struct Wanted {
     #[serde(default)]
     pub hidden: bool,
     /// Whether it stays when who serves it ends, until somebody takes it up by [`Command::Recover`] or closes its
-    /// capability.
+    /// capability; no longer than the policy lets a device leave requests unanswered.
     #[serde(default)]
     pub recover: bool,
 }
