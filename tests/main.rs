@@ -40,6 +40,7 @@ mod recovery;
 mod restart;
 mod ring;
 mod stores;
+mod systemd;
 mod tidy;
 mod udev;
 mod wasi;
