@@ -68,8 +68,11 @@ fn who_waits_for_a_device_that_nobody_takes_up_is_told() {
                 signal("-KILL", slice::from_ref(&data_plane));
             }
             wait_until("it does not answer", || !all().contains(&data_plane));
-            disk.read_exact_at(&mut [0; 4096], 0)
-                .expect_err("nobody has answered");
+            // It is seen without a request, too.
+            if stopped.is_empty() {
+                disk.read_exact_at(&mut [0; 4096], 0)
+                    .expect_err("nobody has answered");
+            }
             drop(disk);
             wait_gone(id);
             if !stopped.is_empty() {
@@ -81,6 +84,42 @@ fn who_waits_for_a_device_that_nobody_takes_up_is_told() {
         // What a minder that was killed left is in nobody's way.
         let id = alice.add("null", &["--hosted", "--memory-mib", "64", "--depth", "1"]);
         let _ = alice.must(&["del", &id.to_string()]);
+        wait_gone(id);
+        nothing_left_but(broker);
+    });
+}
+
+#[test]
+fn a_device_whose_warden_is_gone_has_another() {
+    in_bed(&Machine::default(), || {
+        let alice = User::new(ALICE);
+        let mut broker = Broker::start(POLICY);
+        let id = alice.add("memory", &["--set", "size=1M"]);
+        let is_guarded_by = |count| named(WARDEN).len() == count;
+        let is_served = || {
+            let disk = File::open(node(id)).expect("root may");
+            disk.read_exact_at(&mut [0; 4096], 0).expect("it is served");
+        };
+        // One that is slow to see that there is another broker.
+        let first = named(WARDEN);
+        signal("-STOP", &first);
+        broker.kill();
+        broker = Broker::start(POLICY);
+        wait_until("there is a second", || is_guarded_by(2));
+        signal("-CONT", &first);
+        wait_until("the first is back", || named(WARDEN) == first);
+        is_served();
+        signal("-KILL", &first);
+        wait_until("there is another", || is_guarded_by(1));
+        is_served();
+        broker.kill();
+        wait_until("it goes with its broker", || is_guarded_by(0));
+        is_served();
+        broker = Broker::start(POLICY);
+        wait_until("there is a third", || is_guarded_by(1));
+        is_served();
+        assert!(alice.must(&["list"]).contains("live"));
+        signal("-KILL", &named(MINDER));
         wait_gone(id);
         nothing_left_but(broker);
     });
