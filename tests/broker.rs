@@ -5,6 +5,7 @@ mod container;
 mod hosted;
 mod hostile;
 mod pure;
+mod recovery;
 mod server;
 mod service;
 

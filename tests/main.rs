@@ -42,6 +42,7 @@ mod recovery;
 mod restart;
 mod ring;
 mod stores;
+mod systemd;
 mod tidy;
 mod udev;
 mod wasi;

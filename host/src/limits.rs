@@ -363,6 +363,10 @@ pub const BROKER_ANSWER_SECONDS: RangeInclusive<u64> = 2..=120;
 /// How long a client of the broker may take to say what it wants: it is a message, not a dialogue.
 pub const BROKER_CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the broker may take to answer: for each device it starts a process, and before that those of all who came
+/// earlier; where processors are short each takes tenths of a second.
+pub const BROKER_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Clients of the broker that have not said what they want.
 pub const BROKER_CLIENTS_MAX: usize = 64;
 

@@ -37,7 +37,10 @@ fn it_can_be_handed_on() {
         server.process.close_capability();
         thread::sleep(Duration::from_millis(1500));
         assert!(exists(id), "somebody still has it");
-        let disk = server.capability.demand(&Command::Open { read_only: true });
+        let disk = server.capability.demand(&Command::Open {
+            read_only: true,
+            exclusive: false,
+        });
         let disk = File::from(disk.expect("it opens").remove(0));
         disk.read_exact_at(&mut [0; 4096], 0).expect("it is served");
         drop(disk);
@@ -87,7 +90,10 @@ fn a_capability_is_for_one_device_whatever_its_number_becomes() {
         run("kill", &["-CONT", &warden]);
         for command in [
             Command::Resize { size_bytes: 4096 },
-            Command::Open { read_only: false },
+            Command::Open {
+                read_only: false,
+                exclusive: false,
+            },
             Command::TryStop,
             Command::Stop,
             Command::Delete,

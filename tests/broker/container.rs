@@ -1,6 +1,6 @@
 //! A container without device nodes, privilege or a network: its devices are its own, as files that it is handed.
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
 use tests::bed::in_bed;
@@ -31,6 +31,10 @@ const INSIDE: &str = r#"
     "$wasmblk" export --force "$disk" back
     e2fsck -f -n back
     said filled
+    ! "$wasmblk" import filesystem "$disk" 2>why
+    grep 'it is mounted' why
+    said refused
+    "$wasmblk" import image "$disk"
     "$wasmblk" del mine
     ! "$wasmblk" info mine
 "#;
@@ -80,12 +84,45 @@ fn an_image_goes_in_and_comes_out() {
         run("mount", &["-o", "ro", &node(0), "/mnt"]);
         let file = fs::read("/mnt/file").expect("it was written");
         assert!(file == image[..9 << 20], "the file is the same");
+        fs::write(seen, "").expect("a file");
+        let seen = wait("refused");
         run("umount", &["/mnt"]);
         fs::write(seen, "").expect("a file");
         let ended = container.wait().expect("it ends");
         assert!(ended.success(), "{ended}");
         wait_gone(0);
         wait_until("it is alone", || processes().len() == 1);
+        nothing_left_but(broker);
+    });
+}
+
+/// Who sees neither mounts nor nodes is told all the same that the disk he was handed is in use.
+#[test]
+fn a_disk_that_is_mounted_elsewhere_is_left_alone() {
+    in_bed(&Machine::default(), || {
+        let broker = Broker::start(POLICY);
+        let alice = User::new(ALICE);
+        let id = alice.add("memory", &["--set", "size=16M"]);
+        fs::write(alice.home().join("image"), content(6, 1 << 20)).expect("a file");
+        run("mkfs.ext4", &["-q", &node(id)]);
+        let import = |script: &str| {
+            let mut inside = Command::new("/bin/sh");
+            inside
+                .args(["-euc", script, "inside"])
+                .arg(paths::wasmblk());
+            let disk = File::options().read(true).write(true).open(node(id));
+            let mut container = container::of(&alice, &inside);
+            let status = container.stdin(disk.expect("root may")).status();
+            status.expect("it starts").success()
+        };
+        run("mount", &[&node(id), "/mnt"]);
+        let refused = r#"[ -z "$(ls /dev)" ]; ! "$1" import image fd:0 2>why; grep 'fd:0 (it is mounted' why"#;
+        assert!(import(refused), "it is mounted");
+        run("umount", &["/mnt"]);
+        run("e2fsck", &["-f", "-n", &node(id)]);
+        assert!(import(r#""$1" import image fd:0"#), "nobody has it");
+        let _ = alice.must(&["del", &id.to_string()]);
+        wait_gone(id);
         nothing_left_but(broker);
     });
 }

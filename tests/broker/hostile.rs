@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 use tests::bed::in_bed;
-use tests::disk::{processes, wait_until};
+use tests::disk::{processes, run, wait_until};
 use tests::steps;
 use tests::uml::Machine;
 use tests::user::{Broker, SOCKET, User};
@@ -88,6 +88,25 @@ fn who_floods_or_stalls_delays_nobody() {
         wait_until("everything is closed", calm);
         let grown = size(&broker).1.saturating_sub(before.1);
         assert!(grown < 2048, "{grown} KiB more");
+        nothing_left_but(broker);
+    });
+}
+
+#[test]
+fn a_broker_that_is_slow_is_waited_for() {
+    in_bed(&Machine::default(), || {
+        let broker = Broker::start(POLICY);
+        let alice = User::new(ALICE);
+        run("kill", &["-STOP", &broker.pid()]);
+        let null = tests::paths::guest("null").display().to_string();
+        let mut add = alice.wasmblk(&["add", &null, "--depth", "1"]);
+        let mut add = add.spawn().expect("it starts");
+        // Longer than a device may take to say what it is.
+        thread::sleep(Duration::from_millis(3500));
+        assert!(add.try_wait().expect("a child").is_none(), "it waits");
+        run("kill", &["-CONT", &broker.pid()]);
+        assert!(add.wait().expect("it ends").success());
+        let _ = alice.must(&["del", "--all"]);
         nothing_left_but(broker);
     });
 }

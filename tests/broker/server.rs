@@ -175,7 +175,10 @@ fn follow() {
     for _ in 0..3 {
         let server = thread::spawn(move || serve(&file, &info, true));
         capability.demand(&Command::Start).expect("it starts");
-        let disk = capability.demand(&Command::Open { read_only: true });
+        let disk = capability.demand(&Command::Open {
+            read_only: true,
+            exclusive: false,
+        });
         let disk = File::from(disk.expect("it opens").remove(0));
         disk.read_exact_at(&mut [0; 4096], 0).expect("it is served");
         capability.demand(&Command::Quiesce).expect("it quiesces");
@@ -230,7 +233,10 @@ fn cycles() {
         };
         let server = thread::spawn(move || serve(&file, &info, true));
         capability.demand(&Command::Start).expect("it starts");
-        let disk = capability.demand(&Command::Open { read_only: true });
+        let disk = capability.demand(&Command::Open {
+            read_only: true,
+            exclusive: false,
+        });
         let disk = File::from(disk.expect("it opens").remove(0));
         disk.read_exact_at(&mut [0; 4096], 0).expect("it is served");
         drop(disk);

@@ -24,8 +24,15 @@ const SUITE: &str = "trixie";
 /// What is loaded, with what it needs.
 const MODULES: [&str; 4] = ["ublk_drv", "ext4", "dm-mod", "raid1"];
 
-/// Whatever looks at new disks by itself, with udev, which tells it to.
-const WATCHERS: [&str; 5] = ["base-files", "udev", "lvm2", "mdadm", "multipath-tools"];
+/// Whatever looks at new disks by itself, with udev, which tells it to, and with systemd.
+const WATCHERS: [&str; 6] = [
+    "base-files",
+    "systemd",
+    "udev",
+    "lvm2",
+    "mdadm",
+    "multipath-tools",
+];
 
 /// What of them is large and of no use in a test.
 const UNUSED: [&str; 3] = [
@@ -94,7 +101,7 @@ fn fetch_watchers(suite: &Suite, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The root of a system with udev, LVM, mdadm and multipath, to be one of the `files` of [`run`].
+/// The root of a system with systemd, udev, LVM, mdadm and multipath, to be one of the `files` of [`run`].
 ///
 /// # Errors
 ///

@@ -192,9 +192,15 @@ fn request(
     let failed = || format!("no broker answers at {shown}; is 'wasmblk broker' running?");
     let asked = call(path).and_then(|socket| {
         message::send(&socket, &wire::encode(request)?, files)?;
-        message::receive(&socket)
+        set_socket_timeout(&socket, Timeout::Recv, Some(limits::BROKER_TIMEOUT))?;
+        Ok(socket)
     });
-    let (bytes, files) = asked.doing(failed)?;
+    let answer = message::receive(&asked.doing(failed)?);
+    let answer = answer.map_err(|why| match why.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => why,
+    });
+    let (bytes, files) = answer.doing(|| format!("the broker at {shown} does not answer"))?;
     let reply = wire::decode(&bytes)
         .map_err(|why| Error::failed(format!("the broker at {shown} is another's")).because(why))?;
     Ok((reply, files))

@@ -3,7 +3,7 @@
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 use std::time::Instant;
 
@@ -38,7 +38,10 @@ impl Warden {
                 return (Reply::Device { device }, None);
             }
             Command::Copy => return self.copy(),
-            Command::Open { read_only } => match self.open(device.id(), read_only) {
+            Command::Open {
+                read_only,
+                exclusive,
+            } => match self.open(device.id(), read_only, exclusive) {
                 Ok(file) => return (Reply::Done, Some(file.into())),
                 Err(error) => Err(error),
             },
@@ -117,11 +120,14 @@ impl Warden {
     }
 
     /// The owner's node belongs to him alone, and this process may not pass by that: so it takes it for a moment.
-    fn open(&self, id: u32, read_only: bool) -> io::Result<File> {
+    fn open(&self, id: u32, read_only: bool, exclusive: bool) -> io::Result<File> {
         let record = &self.order.record;
         let node = block_path(id);
         chown(&node, Some(0), Some(0))?;
-        let opened = File::options().read(true).write(!read_only).open(&node);
+        let mut options = File::options();
+        options.read(true).write(!read_only);
+        options.custom_flags(if exclusive { libc::O_EXCL } else { 0 });
+        let opened = options.open(&node);
         give(&node, record.uid, record.gid)?;
         opened
     }

@@ -164,7 +164,7 @@ impl Desk {
             }
             if looked.elapsed() >= limits::BROKER_LOOK_TIME {
                 looked = Instant::now();
-                self.table.look(&self.path);
+                self.table.look(&self.path, self.policy.answer_timeout);
                 self.hosts.look();
             }
         }

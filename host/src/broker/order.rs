@@ -29,7 +29,8 @@ pub(super) struct Order {
     pub(super) answer_timeout: Duration,
     /// The broker's socket, where the next broker is found if this one ends.
     pub(super) socket: PathBuf,
-    /// Whether a capability comes along, then the process that asked, where the kernel knows such things.
+    /// Whether a capability comes along, then the process that asked, where the kernel knows such things. Without one,
+    /// the warden before is gone.
     pub(super) capability: bool,
 }
 

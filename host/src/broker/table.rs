@@ -224,34 +224,33 @@ impl Table {
         !self.ending.is_empty() || self.places.iter().any(|place| place.warden.is_none())
     }
 
-    /// Looks after what has no warden: children that have ended, and devices, which are left alone while they are
-    /// served, and deleted when they are not.
-    pub(super) fn look(&mut self, socket: &Path) {
+    /// Looks after what has no warden: children that have ended, and devices, which get another.
+    pub(super) fn look(&mut self, socket: &Path, answer_timeout: Duration) {
         self.ending
             .retain_mut(|child| matches!(child.try_wait(), Ok(None)));
-        let mut unserved = Vec::new();
+        let mut unguarded = Vec::new();
         for place in &mut self.places {
             let (None, Some(id)) = (&place.warden, place.record.id) else {
                 continue;
             };
             if !ublk::exists(id) {
                 place.record.id = None;
-            } else if place.lost.elapsed() > limits::BROKER_RETURN_TIME && !has_disk(id) {
-                unserved.push(place.record.clone());
+            } else if place.lost.elapsed() > limits::BROKER_RETURN_TIME {
+                unguarded.push(place.record.clone());
             }
         }
         self.forget();
-        for record in unserved {
+        for record in unguarded {
             let id = record.id;
             let order = Order {
                 record,
                 wanted: None,
-                answer_timeout: Duration::ZERO,
+                answer_timeout,
                 socket: socket.to_owned(),
                 capability: false,
             };
             if let Err(error) = self.guard(&order, &[]) {
-                warn!(id, "nobody deletes it: {}", error.chain());
+                warn!(id, "nobody looks after it: {}", error.chain());
             }
         }
     }

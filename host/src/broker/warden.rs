@@ -24,6 +24,7 @@ use crate::confine;
 use crate::error::{Context, Result};
 use crate::limits;
 use crate::message;
+use crate::ublk::abi::state;
 use crate::ublk::{Control, Device, Spec};
 
 /// Guards one device, as the broker that started this process orders.
@@ -52,13 +53,16 @@ pub fn guard() -> Result<()> {
         ends: Vec::new(),
         stopped: false,
         stuck: None,
+        unserved: None,
+        alone: false,
         detached: false,
     };
     ends.into_iter().for_each(|end| warden.join(end));
     match warden.begin() {
         Ok(mut device) => {
-            warden.serve(&mut device);
-            warden.end(&mut device);
+            if warden.serve(&mut device) {
+                warden.end(&mut device);
+            }
         }
         Err(refused) => {
             for end in &warden.ends {
@@ -83,6 +87,10 @@ pub(super) struct Warden {
     pub(super) stopped: bool,
     /// Since when it does not stop.
     pub(super) stuck: Option<Instant>,
+    /// Since when nobody serves it, and somebody could take it up.
+    unserved: Option<Instant>,
+    /// The one before this one is gone, and nobody has asked for another capability.
+    alone: bool,
     pub(super) detached: bool,
 }
 
@@ -93,6 +101,7 @@ impl Warden {
         let ready = ioctl_fionbio(&end, true).is_ok() && set_socket_passcred(&end, true).is_ok();
         if ready && self.ends.len() < limits::CAPABILITIES_MAX {
             self.ends.push(end);
+            self.alone = false;
         }
     }
 
@@ -111,6 +120,7 @@ impl Warden {
             }
             if has_disk(id) {
                 record.state = State::Live;
+                self.alone = !self.order.capability;
             } else {
                 let _ = device.stop();
             }
@@ -148,11 +158,18 @@ impl Warden {
         Ok(device)
     }
 
-    /// Does what holders of the capability ask for, until there is none, or the device is gone.
-    fn serve(&mut self, device: &mut Device) {
+    /// Does what holders of the capability ask for, until there is none, or the device is gone. Says whether it is to
+    /// be deleted.
+    fn serve(&mut self, device: &mut Device) -> bool {
         let mut looked = Instant::now();
-        while !self.ends.is_empty() || self.detached {
-            let Some(ready) = self.wait() else { return };
+        while !self.ends.is_empty() || self.detached || self.alone {
+            if self.alone && self.report.is_none() {
+                // The one before has come back, or the next broker will start another.
+                return false;
+            }
+            let Some(ready) = self.wait() else {
+                return true;
+            };
             // From the last to the first: those that go do not move those that come.
             for at in (0..self.ends.len()).rev() {
                 if ready.get(at) == Some(&true) && !self.obey(device, at) {
@@ -164,14 +181,15 @@ impl Warden {
             }
             if looked.elapsed() >= limits::BROKER_LOOK_TIME {
                 looked = Instant::now();
-                if !self.look(device.id()) {
-                    return;
+                if !self.look(device) {
+                    return true;
                 }
             }
             if self.order.record.id.is_none() {
-                return;
+                return true;
             }
         }
+        true
     }
 
     /// Waits; says for each capability, and at last for the broker, whether there is something.
@@ -234,8 +252,9 @@ impl Warden {
     }
 
     /// Looks at the device, and for a broker. Says whether to go on.
-    fn look(&mut self, id: u32) -> bool {
-        if self.report.is_none() {
+    fn look(&mut self, device: &mut Device) -> bool {
+        let id = device.id();
+        if self.report.is_none() && !self.alone {
             self.report = client::report(&self.order.socket, &self.order.record).ok();
         }
         if self.order.record.state != State::Live {
@@ -247,6 +266,10 @@ impl Warden {
         let counts = Counts::read(id);
         if counts.is_none() && !self.stopped {
             info!(id, "its server has ended");
+            return false;
+        }
+        if self.is_unserved(device) {
+            error!(id, "nobody takes it up: it is ended");
             return false;
         }
         let now = Instant::now();
@@ -262,6 +285,20 @@ impl Warden {
             return false;
         }
         true
+    }
+
+    /// Whether nobody has served the device for too long. Its disk stays meanwhile, and there may be no request that
+    /// waits.
+    fn is_unserved(&mut self, device: &mut Device) -> bool {
+        if self.stopped || !device.info().can_be_taken_up() {
+            return false;
+        }
+        self.unserved = match device.now() {
+            Ok(now) if now.state == state::LIVE => None,
+            _ => self.unserved.or_else(|| Some(Instant::now())),
+        };
+        let most = self.order.answer_timeout;
+        self.unserved.is_some_and(|since| since.elapsed() > most)
     }
 
     /// Ends who answers for the device, and with him what he began to serve it.

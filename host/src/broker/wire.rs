@@ -77,7 +77,7 @@ pub struct Wanted {
     #[serde(default)]
     pub hidden: bool,
     /// Whether it stays when who serves it ends, until somebody takes it up by [`Command::Recover`] or closes its
-    /// capability.
+    /// capability; no longer than the policy lets a device leave requests unanswered.
     #[serde(default)]
     pub recover: bool,
 }
@@ -118,6 +118,9 @@ pub enum Command {
     Open {
         /// For reading only.
         read_only: bool,
+        /// Only if nobody has it mounted or claimed, and until it is closed nobody can.
+        #[serde(default)]
+        exclusive: bool,
     },
     /// A further capability, for somebody who wants replies of his own.
     Copy,

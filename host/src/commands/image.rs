@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::human_size;
 use crate::cli::{Export, Import};
-use crate::error::{Context, Error, Result};
-use crate::image::{End, Part, Role, Word, check_fits, copy};
+use crate::error::{Error, Result};
+use crate::image::{End, Part, Role, Word, cannot_open, check_fits, copy};
 use crate::plane::{self, RunDir};
 
 pub(super) fn import(import: &Import, run_dir: impl Fn() -> Result<RunDir>) -> Result<()> {
@@ -53,7 +53,7 @@ fn device(path: &Path, role: Role, run_dir: impl Fn() -> Result<RunDir>) -> Resu
         Some(socket) => {
             let shown = path.display().to_string();
             let file = plane::open(&socket, role == Role::Source);
-            End::of(file.doing(|| format!("cannot open {shown}"))?, &shown, role)
+            End::of(file.map_err(|why| cannot_open(&shown, why))?, &shown, role)
         }
         None => End::open(&word, role),
     }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -81,6 +81,8 @@ pub struct End {
     can_zero: bool,
     /// Flags of a file that is also somebody else's, to be put back.
     flags_before: Option<OFlags>,
+    /// Keeps others from mounting a disk that was open already.
+    _claim: Option<File>,
 }
 
 impl End {
@@ -114,7 +116,11 @@ impl End {
                 (file, shown, true)
             }
         };
-        End::new(file, &shown, in_place, role)
+        let mut end = End::new(file, &shown, in_place, role)?;
+        if matches!(word, Word::Inherited(_)) && end.kind == Kind::Disk && role == Role::Target {
+            end._claim = claim(&end.file).map_err(|why| cannot_open(&shown, why))?;
+        }
+        Ok(end)
     }
 
     /// One that is open: a disk, or a file.
@@ -137,6 +143,7 @@ impl End {
             file,
             can_zero: true,
             flags_before: None,
+            _claim: None,
         };
         end.check_access(role)?;
         end.measure(kind).map_err(failed)?;
@@ -158,6 +165,7 @@ impl End {
             kind: Kind::NewFile,
             can_zero: true,
             flags_before: None,
+            _claim: None,
         })
     }
 
@@ -326,6 +334,20 @@ fn open_path(path: &Path, role: Role) -> io::Result<File> {
         .open(path)
 }
 
+/// Claims a disk that somebody else has opened. Where this process may not open it again, nothing tells whether it is
+/// in use.
+fn claim(disk: &File) -> io::Result<Option<File>> {
+    let again = format!("/proc/self/fd/{}", disk.as_raw_fd());
+    let claimed = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_EXCL)
+        .open(again);
+    match claimed {
+        Err(why) if why.kind() == ErrorKind::ResourceBusy => Err(why),
+        claimed => Ok(claimed.ok()),
+    }
+}
+
 fn kind_of(file: &File) -> io::Result<Kind> {
     let kind = file.metadata()?.file_type();
     Ok(if kind.is_file() {
@@ -337,7 +359,8 @@ fn kind_of(file: &File) -> io::Result<Kind> {
     })
 }
 
-fn cannot_open(shown: &str, why: io::Error) -> Error {
+/// Why an end is not opened, with what would help.
+pub fn cannot_open(shown: &str, why: io::Error) -> Error {
     let remedy = match why.kind() {
         ErrorKind::ResourceBusy => " (it is mounted, or in use in another way: end that first)",
         ErrorKind::PermissionDenied => " (whose is it? try sudo)",

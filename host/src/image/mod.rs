@@ -5,5 +5,5 @@ mod end;
 mod part;
 
 pub use copy::{check_fits, copy};
-pub use end::{End, Role, Word};
+pub use end::{End, Role, Word, cannot_open};
 pub use part::Part;

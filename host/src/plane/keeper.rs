@@ -160,12 +160,19 @@ impl Keeper {
         }
     }
 
-    /// Opens its disk for its owner. Where this process commands the device, there is a node that he can open.
+    /// Opens its disk for its owner; for writing only if nobody has it mounted. Where this process commands the device,
+    /// there is a node that he can open.
     pub(super) fn open(&mut self, read_only: bool) -> io::Result<Option<OwnedFd>> {
         match self {
             Keeper::Own(_) => Ok(None),
-            Keeper::Brokered(_, it) => (it.demand(&wire::Command::Open { read_only }))
-                .map(|files| files.into_iter().next()),
+            Keeper::Brokered(_, it) => {
+                let exclusive = !read_only;
+                let open = wire::Command::Open {
+                    read_only,
+                    exclusive,
+                };
+                it.demand(&open).map(|files| files.into_iter().next())
+            }
         }
     }
 

@@ -42,6 +42,8 @@ enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 struct Opened {
     error: Option<String>,
+    /// Somebody has it mounted, or claimed otherwise.
+    busy: bool,
 }
 
 /// The answer to a wait, before its outcome.
@@ -141,9 +143,15 @@ fn answer(mut client: UnixStream, shared: &Shared, minder: &Minder) -> io::Resul
         Request::Stop { force } => send(&mut client, &stop_for(minder, force)),
         Request::Open { read_only } => {
             let opened = minder.open(read_only);
-            let error = opened.as_ref().err().map(ToString::to_string);
+            let error = opened.as_ref().err();
+            let busy = error.is_some_and(|error| error.kind() == ErrorKind::ResourceBusy);
+            let error = error.map(ToString::to_string);
             let disk: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
-            message::send(&client, &serde_json::to_vec(&Opened { error })?, &disk)
+            message::send(
+                &client,
+                &serde_json::to_vec(&Opened { error, busy })?,
+                &disk,
+            )
         }
     }
 }
@@ -229,16 +237,17 @@ pub fn stop(path: &Path, force: bool) -> io::Result<Stopped> {
 ///
 /// # Errors
 ///
-/// As [`ask`], or why it is not to be had.
+/// As [`ask`], or why it is not to be had; `ResourceBusy` where it is to be written, and in use.
 pub fn open(path: &Path, read_only: bool) -> io::Result<File> {
     let server = call(path, Request::Open { read_only }, None)?;
     // What a broker does has bounds of its own.
     let most = limits::SLOW_CONTROL_TIMEOUT + limits::SOCKET_TIMEOUT;
     server.get_ref().set_read_timeout(Some(most))?;
     let (bytes, files) = message::receive(server.get_ref())?;
-    let Opened { error } = serde_json::from_slice(&bytes)?;
+    let Opened { error, busy } = serde_json::from_slice(&bytes)?;
     match (files.into_iter().next(), error) {
         (Some(disk), _) => Ok(disk.into()),
+        (None, Some(_)) if busy => Err(ErrorKind::ResourceBusy.into()),
         (None, Some(why)) => Err(io::Error::other(why)),
         (None, None) => Err(ErrorKind::UnexpectedEof.into()),
     }

@@ -183,6 +183,12 @@ impl DevInfo {
         self.flags & feature::UNPRIVILEGED_DEV != 0
     }
 
+    /// Whether it stays when its server ends before its time.
+    #[must_use]
+    pub fn can_be_taken_up(&self) -> bool {
+        self.flags & feature::USER_RECOVERY != 0
+    }
+
     /// How the queues are shared out among workers: one has all, or each has one.
     #[must_use]
     pub fn shares(&self, replicated: bool) -> Vec<Vec<u16>> {
