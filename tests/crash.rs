@@ -6,6 +6,8 @@ mod medium;
 mod oracle;
 mod random;
 mod rig;
+mod stream;
+mod watcher;
 
 use tests::backing::Backing;
 
@@ -13,17 +15,29 @@ use oracle::{Oracle, fill};
 use random::Random;
 use rig::{Case, Rig};
 
+/// A guest with its stores, whose base, where it has one, is filled.
+fn rig(case: &Case, stores_fail: bool) -> Rig {
+    let mut rig = Rig::new(case);
+    if case.first_stamp != 0 {
+        let mut base = rig.files[0].content();
+        fill(&mut base, 0, case.first_stamp);
+        rig.files[0].write(&base);
+    }
+    rig.stores_fail = stores_fail;
+    rig
+}
+
 /// Cuts the power of some guests, with stores that work, and with stores that fail now and then.
 fn cut(cases: &[(Case, u32)], stores_fail: bool) {
     for (case, cuts) in cases {
-        let mut rig = Rig::new(case);
-        if case.first_stamp != 0 {
-            let mut base = rig.files[0].content();
-            fill(&mut base, 0, case.first_stamp);
-            rig.files[0].write(&base);
-        }
-        rig.stores_fail = stores_fail;
-        rig.cut_at_random(11 + u64::from(*cuts), *cuts);
+        rig(case, stores_fail).cut_at_random(11 + u64::from(*cuts), *cuts);
+    }
+}
+
+/// The same while several requests are always under way.
+fn cut_streams(case: &Case, cuts: u32) {
+    for stores_fail in [false, true] {
+        rig(case, stores_fail).cut_streams(23, cuts);
     }
 }
 
@@ -54,6 +68,19 @@ fn cow_survives_power_cuts_while_stores_fail() {
     cut(&[(COW, 500), (LONG_COW, 250)], true);
 }
 
+/// With room for half of it: what a chunk gives up, the next one takes at once.
+const CROWDED_COW: Case = Case {
+    stores: &[("base", 64 << 10), ("overlay", 44 << 10)],
+    size_bytes: 64 << 10,
+    ..COW
+};
+
+#[test]
+fn cow_keeps_requests_apart_through_power_cuts() {
+    cut_streams(&CROWDED_COW, 750);
+    cut_streams(&LONG_COW, 250);
+}
+
 const THIN: Case = Case {
     name: "thin",
     options: &[("volume", "1"), ("size", "96K"), ("chunk", "4K")],
@@ -81,6 +108,20 @@ fn thin_survives_power_cuts_while_stores_fail() {
     cut(&[(THIN, 500), (LONG_THIN, 250)], true);
 }
 
+/// With room for half of it.
+const CROWDED_THIN: Case = Case {
+    options: &[("volume", "1"), ("size", "64K"), ("chunk", "4K")],
+    stores: &[("pool", 44 << 10)],
+    size_bytes: 64 << 10,
+    ..THIN
+};
+
+#[test]
+fn thin_keeps_requests_apart_through_power_cuts() {
+    cut_streams(&CROWDED_THIN, 750);
+    cut_streams(&LONG_THIN, 250);
+}
+
 /// Where the data of a leg begins.
 const LEG_DATA: usize = 64 << 10;
 
@@ -102,6 +143,11 @@ const MIRROR: Case = Case {
 #[test]
 fn mirror_survives_power_cuts() {
     cut(&[(MIRROR, 1500)], false);
+}
+
+#[test]
+fn mirror_keeps_requests_apart_through_power_cuts() {
+    cut_streams(&MIRROR, 750);
 }
 
 #[test]

@@ -98,6 +98,13 @@ impl Medium {
         }
     }
 
+    /// A flush fails: what it could not write the system gives up, and says so this once.
+    pub(super) fn flush_in_vain(&mut self, mark: u64, random: &mut Random) {
+        self.changes
+            .retain(|change| change.number > mark || random.one_in(2));
+        self.flush(mark);
+    }
+
     /// What a power cut may leave: what is durable, and of all later writes, those under way as well, none, all,
     /// some, or some sectors.
     pub(super) fn cut(&self, under_way: &[(u64, Vec<u8>)], random: &mut Random) -> Vec<u8> {
