@@ -42,4 +42,5 @@ mod ring;
 mod stores;
 mod tidy;
 mod udev;
+mod vanish;
 mod wasi;
