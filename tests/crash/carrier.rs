@@ -81,7 +81,7 @@ impl Power {
         let data = self.taken(transfer);
         let medium = &mut self.media[usize::from(transfer.store)];
         let fails = medium.fails > 0 && self.random.one_in(medium.fails);
-        if fails && transfer.work == Work::Flush {
+        if transfer.work == Work::Flush && (fails || medium.flushes_in_vain) {
             medium.flush_in_vain(mark, &mut self.random);
             return Err(Errno::EIO);
         }

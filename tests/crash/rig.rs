@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tests::backing::Backing;
-use wasmblk::block::{Op, Request};
+use wasmblk::block::{Errno, Op, Request};
 use wasmblk::guest::{Health, Opened};
 
 use crate::direct::{Prepared, Sent, run};
@@ -15,7 +15,7 @@ use super::carrier::Power;
 use super::medium::Medium;
 use super::oracle::{Oracle, fill};
 use super::random::Random;
-use super::watcher::{Blind, Watcher, begin};
+use super::watcher::{Blind, Cuts, Watcher, begin};
 
 /// A guest, and what it is tested with.
 pub(super) struct Case {
@@ -42,6 +42,9 @@ pub(super) struct Rig {
     pub(super) stores_fail: bool,
 }
 
+/// A request that is to be sent, and its data.
+pub(super) type Asked = (Request, Vec<u8>);
+
 /// One life of the guest, from when it opens to when the power is cut.
 pub(super) struct Life {
     pub(super) opened: Opened,
@@ -53,6 +56,8 @@ pub(super) struct Life {
 const DEPTH: u16 = 8;
 /// Requests that are sent at a time.
 const BATCH_MAX: u64 = 3;
+/// Moments at which the power may be cut, of which it is at one.
+const MOMENTS: u64 = 12;
 /// Lives follow one another, as each batch is the last of one so often.
 const BATCHES_OF_LIFE: u64 = 30;
 const EQUAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,6 +67,22 @@ impl Life {
     pub(super) fn cut(&self, random: &mut Random) {
         put(&self.carrier, random);
     }
+}
+
+/// Sends requests at a time, and waits until all are answered.
+pub(super) fn send(life: &mut Life, watcher: &mut Watcher<'_>, asked: &mut [Asked]) {
+    let mut sent = Vec::new();
+    watcher.begun.clear();
+    for (request, data) in asked {
+        watcher
+            .begun
+            .push(Some(begin(watcher.oracle, request, data)));
+        let mut one = Sent::new(request.op, request.offset, data);
+        one.request = *request;
+        sent.push(one);
+    }
+    run(&mut life.opened, &mut life.carrier, &mut sent, watcher);
+    assert!(!life.health.has_failed(), "the guest has failed");
 }
 
 /// Makes the files what a power cut may leave.
@@ -112,7 +133,8 @@ impl Rig {
         let mut life = self.open(random.next());
         let mut done = 0;
         while done < cuts {
-            let flushed = self.batch(&mut life, &mut oracle, &mut random, Some(&mut done));
+            let cuts = Some((&mut done, MOMENTS));
+            let flushed = self.batch(&mut life, &mut oracle, &mut random, cuts);
             self.choose_failing(&mut life, &mut random);
             if flushed {
                 self.check_cut(&life.carrier, &oracle, &mut random);
@@ -145,7 +167,7 @@ impl Rig {
         if self.legs > 0 && self.stores_fail {
             // Until then, what was not flushed may be on one leg only, and go with it.
             self.wait_until_equal(&mut life);
-            self.flush(&mut life);
+            self.flush(&mut life).expect("flush");
         }
         life
     }
@@ -156,33 +178,24 @@ impl Rig {
         life: &mut Life,
         oracle: &mut Oracle,
         random: &mut Random,
-        cuts: Option<&mut u32>,
+        cuts: Cuts<'_>,
     ) -> bool {
         let count = 1 + random.below(BATCH_MAX);
-        let mut asked: Vec<(Request, Vec<u8>)> = (0..count).map(|_| self.request(random)).collect();
-        let mut flushed = false;
-        let mut begun = Vec::new();
-        let mut sent = Vec::new();
-        for (request, data) in &mut asked {
-            flushed |= request.op == Op::Flush || request.fua;
-            begun.push(Some(begin(oracle, request, data)));
-            let mut one = Sent::new(request.op, request.offset, data);
-            one.request = *request;
-            sent.push(one);
-        }
+        let mut asked: Vec<Asked> = (0..count).map(|_| self.request(random)).collect();
+        let durable = |(request, _): &Asked| request.op == Op::Flush || request.fua;
+        let flushed = asked.iter().any(durable);
         let mut watcher = Watcher {
             rig: self,
             oracle,
             random,
-            begun,
+            begun: Vec::new(),
             cuts,
         };
-        run(&mut life.opened, &mut life.carrier, &mut sent, &mut watcher);
-        assert!(!life.health.has_failed(), "the guest has failed");
+        send(life, &mut watcher, &mut asked);
         flushed
     }
 
-    fn request(&mut self, random: &mut Random) -> (Request, Vec<u8>) {
+    fn request(&mut self, random: &mut Random) -> Asked {
         let op = match random.below(20) {
             0..11 => Op::Write,
             11..14 => Op::Flush,
@@ -202,7 +215,7 @@ impl Rig {
         op: Op,
         (sector, count): (u64, u64),
         random: &mut Random,
-    ) -> (Request, Vec<u8>) {
+    ) -> Asked {
         let bytes = usize::try_from(count * 512).expect("short");
         let mut request = Request {
             op,
@@ -243,19 +256,19 @@ impl Rig {
         data
     }
 
-    /// Writes what is durable when it is answered.
-    pub(super) fn write_durable(&self, life: &mut Life, offset: u64, data: &mut [u8]) {
+    /// Writes; with `fua`, what is durable when it is answered.
+    pub(super) fn write(&self, life: &mut Life, (offset, fua): (u64, bool), data: &mut [u8]) {
         let mut sent = Sent::new(Op::Write, offset, data);
-        sent.request.fua = true;
+        sent.request.fua = fua;
         let mut sent = [sent];
         run(&mut life.opened, &mut life.carrier, &mut sent, &mut Blind);
         assert_eq!(sent[0].result, Some(Ok(())));
     }
 
-    fn flush(&self, life: &mut Life) {
+    pub(super) fn flush(&self, life: &mut Life) -> Result<(), Errno> {
         let mut sent = [Sent::new(Op::Flush, 0, &mut [])];
         run(&mut life.opened, &mut life.carrier, &mut sent, &mut Blind);
-        assert_eq!(sent[0].result, Some(Ok(())));
+        sent[0].result.expect("it is answered")
     }
 
     /// Reads now and then, until all legs of a mirror have the same.

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use wasmblk::block::{Carrier, Op, Request};
+use wasmblk::block::{Carrier, Op};
 use wasmblk::guest::Opened;
 use wasmblk::serve::Engine;
 use wasmblk::stats::Stats;
@@ -12,12 +12,14 @@ use crate::direct::{Sent, Watch};
 
 use super::oracle::{Oracle, READ_TIME};
 use super::random::Random;
-use super::rig::{Life, Rig};
+use super::rig::{Asked, Life, Rig};
 use super::watcher::{Watcher, begin};
 
 /// Requests of one stream.
 const REQUESTS: u64 = 200;
 const _: () = assert!(2 * REQUESTS < READ_TIME);
+/// Moments at which the power may be cut, of which it is at one: many requests are to meet between two cuts.
+const MOMENTS: u64 = 96;
 /// One in so many streams is the last of a life.
 const STREAMS_OF_LIFE: u64 = 3;
 /// Sectors of a chunk.
@@ -38,7 +40,7 @@ impl Rig {
                 oracle: &mut oracle,
                 random: &mut random,
                 begun: Vec::new(),
-                cuts: Some(&mut done),
+                cuts: Some((&mut done, MOMENTS)),
             };
             stream(&mut life, &mut watcher);
             assert!(!life.health.has_failed(), "the guest has failed");
@@ -49,7 +51,7 @@ impl Rig {
         }
     }
 
-    fn next_request(&mut self, random: &mut Random) -> (Request, Vec<u8>) {
+    fn next_request(&mut self, random: &mut Random) -> Asked {
         let op = match random.below(20) {
             0..7 => Op::Write,
             7..12 => Op::Read,
@@ -69,9 +71,6 @@ impl Rig {
     }
 }
 
-/// A request under way, with its data.
-type Asked = Option<(Request, Vec<u8>)>;
-
 /// Sends requests until there were enough, and waits for all answers.
 fn stream(life: &mut Life, watcher: &mut Watcher<'_>) {
     let Opened {
@@ -82,7 +81,7 @@ fn stream(life: &mut Life, watcher: &mut Watcher<'_>) {
     let slots = &place.slots;
     let stats = Stats::default();
     let mut engine = Engine::new(*geometry, &mut **target, slots.count(), &stats);
-    let mut asked: Vec<Asked> = (0..slots.count()).map(|_| None).collect();
+    let mut asked: Vec<Option<Asked>> = (0..slots.count()).map(|_| None).collect();
     watcher.begun.resize_with(asked.len(), || None);
     let (begin_at, mut left) = (Instant::now(), REQUESTS);
     loop {

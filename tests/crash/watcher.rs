@@ -9,8 +9,8 @@ use super::oracle::{Begun, Oracle};
 use super::random::Random;
 use super::rig::Rig;
 
-/// Moments at which the power may be cut, of which it is at one.
-const MOMENTS: u64 = 12;
+/// How often the power was cut, and of how many moments it is at one.
+pub(super) type Cuts<'a> = Option<(&'a mut u32, u64)>;
 
 /// Tells the oracle of a request.
 pub(super) fn begin(oracle: &mut Oracle, request: &Request, data: &[u8]) -> Begun {
@@ -34,7 +34,7 @@ pub(super) struct Watcher<'a> {
     pub(super) random: &'a mut Random,
     /// The request of each slot.
     pub(super) begun: Vec<Option<Begun>>,
-    pub(super) cuts: Option<&'a mut u32>,
+    pub(super) cuts: Cuts<'a>,
 }
 
 impl Watch<Power> for Watcher<'_> {
@@ -52,8 +52,8 @@ impl Watch<Power> for Watcher<'_> {
     }
 
     fn waited(&mut self, carrier: &mut Power) {
-        if let Some(cuts) = &mut self.cuts
-            && self.random.one_in(MOMENTS)
+        if let Some((cuts, moments)) = &mut self.cuts
+            && self.random.one_in(*moments)
         {
             self.rig.check_cut(carrier, self.oracle, self.random);
             **cuts += 1;
