@@ -82,8 +82,8 @@ const CROWDED_COW: Case = Case {
 
 #[test]
 fn cow_keeps_requests_apart_through_power_cuts() {
-    cut_streams(&CROWDED_COW, 750);
-    cut_streams(&LONG_COW, 250);
+    cut_streams(&CROWDED_COW, 400);
+    cut_streams(&LONG_COW, 150);
 }
 
 const THIN: Case = Case {
@@ -123,8 +123,8 @@ const CROWDED_THIN: Case = Case {
 
 #[test]
 fn thin_keeps_requests_apart_through_power_cuts() {
-    cut_streams(&CROWDED_THIN, 750);
-    cut_streams(&LONG_THIN, 250);
+    cut_streams(&CROWDED_THIN, 400);
+    cut_streams(&LONG_THIN, 150);
 }
 
 /// Numbers in a sector of the pool's table.
@@ -186,7 +186,7 @@ fn mirror_survives_power_cuts() {
 
 #[test]
 fn mirror_keeps_requests_apart_through_power_cuts() {
-    cut_streams(&MIRROR, 750);
+    cut_streams(&MIRROR, 300);
 }
 
 #[test]

@@ -29,6 +29,8 @@ struct Pending {
 
 /// One of so many transfers is slow, and is picked one of so many times while there are others.
 const SLOW: u64 = 5;
+/// Of reads, so that they meet what changes meanwhile.
+const SLOW_READ: u64 = 2;
 
 impl Power {
     pub(super) fn new(place: Place, media: Vec<Medium>, seed: u64) -> Power {
@@ -125,11 +127,16 @@ impl Carrier for Power {
     fn begin(&mut self, token: u32, transfer: &Transfer) -> io::Result<()> {
         let medium = self.media.get(usize::from(transfer.store));
         let mark = medium.map_or(0, Medium::mark);
+        let slow = if transfer.work == Work::Read {
+            SLOW_READ
+        } else {
+            SLOW
+        };
         self.pending.push(Pending {
             token,
             transfer: *transfer,
             mark,
-            slow: self.random.one_in(SLOW),
+            slow: self.random.one_in(slow),
         });
         Ok(())
     }

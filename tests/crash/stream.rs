@@ -19,11 +19,13 @@ use super::watcher::{Watcher, begin};
 const REQUESTS: u64 = 200;
 const _: () = assert!(2 * REQUESTS < READ_TIME);
 /// Moments at which the power may be cut, of which it is at one: many requests are to meet between two cuts.
-const MOMENTS: u64 = 96;
+const MOMENTS: u64 = 192;
 /// One in so many streams is the last of a life.
 const STREAMS_OF_LIFE: u64 = 3;
 /// Sectors of a chunk.
 const CHUNK: u64 = 8;
+/// Chunks that half of the requests are about.
+const HOT: u64 = 4;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Rig {
@@ -64,8 +66,9 @@ impl Rig {
             let longest = (3 * CHUNK).min(self.sectors - sector);
             (sector, 1 + random.below(longest))
         } else {
-            let chunk = random.below(self.sectors / CHUNK);
-            (chunk * CHUNK, CHUNK)
+            let chunks = self.sectors / CHUNK;
+            let among = if random.one_in(2) { chunks } else { HOT };
+            (random.below(among) * CHUNK, CHUNK)
         };
         self.ask(op, range, random)
     }
