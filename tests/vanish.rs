@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -137,49 +138,81 @@ fn disk_in_memory(name: &str) -> PathBuf {
     null_blk::make(name, &[("size", "16"), ("memory_backed", "1")]).expect("a disk")
 }
 
+/// Where a disk of 256 KiB has a hole: nothing was written there, and it cannot be read.
+const HOLE: Range<usize> = 224 << 10..228 << 10;
+const END: usize = 256 << 10;
+
+/// Writes around the hole and has it fail: what has a part of it is an error, and all else is there.
+fn read_around_a_hole(disk: Disk, spoil: impl Fn()) {
+    let file = open_direct(&disk.path);
+    let mut blocks = AlignedBytes::new(END).expect("memory");
+    let data = blocks.bytes_mut();
+    data.fill(7);
+    for Range { start, end } in [0..HOLE.start, HOLE.end..END] {
+        file.write_all_at(&data[start..end], start as u64)
+            .expect("write");
+    }
+    spoil();
+    for Range { start, end } in [0..HOLE.start, HOLE.end..END] {
+        data.fill(0);
+        let part = &mut data[start..end];
+        file.read_exact_at(part, start as u64).expect("read");
+        assert!(part.iter().all(|byte| *byte == 7));
+    }
+    for Range { start, end } in [0..END, 192 << 10..END, 0..HOLE.end, HOLE] {
+        let read = file.read_at(&mut data[start..end], start as u64);
+        assert_eq!(number_of(read), Some(libc::EIO), "{start} to {end}");
+    }
+    assert_eq!(disk.info("/state"), "live");
+    drop(file);
+    disk.del();
+}
+
 #[test]
 fn a_read_that_fails_half_way_is_an_errno() {
     in_bed(&Machine::default(), || {
-        let mut number = 0;
+        let mut count = 0;
+        let mut store = |store: &str, how: &str| {
+            count += 1;
+            let name = format!("torn{count}");
+            let node = disk_in_memory(&name);
+            (format!("{store}={}{how}", node.display()), name)
+        };
         for data_path in ["zero-copy", "copy"] {
             for how in ["", ":direct"] {
-                number += 2;
-                let names = [number, number + 1].map(|number| format!("torn{number}"));
-                let grant = |store: &str, name: &str| {
-                    format!("{store}={}{how}", disk_in_memory(name).display())
-                };
-                let (a, b) = (grant("a", &names[0]), grant("b", &names[1]));
+                let (grant, name) = store("data", how);
+                let words = ["--store", &grant, "--data-path", data_path];
+                let spoil = || null_blk::spoil(&name, 448, 455).expect("it is there");
+                read_around_a_hole(Disk::add("file", &words), spoil);
+                // Here a read has parts of its own, and the hole is in the last.
+                let ((a, _), (b, name)) = (store("a", how), store("b", how));
                 let legs = ["--set", "stores=a,b", "--set", "chunk=64K"];
                 let stores = ["--store", &a, "--store", &b, "--data-path", data_path];
                 let disk = Disk::add("stripe", &[&legs[..], &stores].concat());
-                let file = open_direct(&disk.path);
-                let mut blocks = AlignedBytes::new(256 << 10).expect("memory");
-                let data = blocks.bytes_mut();
-                data.fill(7);
-                // The last quarter is the second store's, and has a hole in the middle where nothing was written.
-                let (hole, bytes) = (224 << 10, 4096);
-                file.write_all_at(&data[..hole], 0).expect("write");
-                let behind = hole + bytes;
-                file.write_all_at(&data[behind..], behind as u64)
-                    .expect("write");
-                null_blk::spoil(&names[1], 192, 199).expect("it is there");
-                let mut good = |begin: usize, end: usize| {
-                    data.fill(0);
-                    let part = &mut data[..end - begin];
-                    file.read_exact_at(part, begin as u64).expect("read");
-                    assert!(part.iter().all(|byte| *byte == 7));
-                };
-                good(0, hole);
-                good(behind, 256 << 10);
-                for (begin, end) in [(0, 256 << 10), (192 << 10, 256 << 10), (hole, behind)] {
-                    let part = &mut data[..end - begin];
-                    let read = file.read_at(part, begin as u64);
-                    assert_eq!(number_of(read), Some(libc::EIO), "{begin} to {end}");
-                }
-                assert_eq!(disk.info("/state"), "live");
-                drop(file);
-                disk.del();
+                let spoil = || null_blk::spoil(&name, 192, 199).expect("it is there");
+                read_around_a_hole(disk, spoil);
             }
+        }
+    });
+}
+
+#[test]
+fn over_nbd_a_read_that_fails_half_way_is_an_errno() {
+    in_bed(&Machine::default(), || {
+        for (name, how) in [("torn1", ""), ("torn2", ":direct")] {
+            let store = format!("data={}{how}", disk_in_memory(name).display());
+            let server = Server::start("file", &["--store", &store]);
+            let mut client = Raw::ready(&server, Framing::Simple);
+            null_blk::spoil(name, 64, 71).expect("it is there");
+            let eio = 5;
+            for (at, length, error) in [(0, 64, eio), (0, 32, 0), (36, 28, 0), (0, 1024, eio)] {
+                client.send(&request(0, 1, at << 10, length << 10));
+                assert_eq!(client.simple_error(), error, "{length} KiB at {at} KiB");
+                if error == 0 {
+                    client.receive((length as usize) << 10);
+                }
+            }
+            server.end();
         }
     });
 }
