@@ -6,24 +6,43 @@ mod medium;
 mod oracle;
 mod random;
 mod rig;
+mod stream;
+mod watcher;
+
+use std::thread;
+use std::time::Duration;
 
 use tests::backing::Backing;
+use wasmblk::block::{Errno, Op};
 
 use oracle::{Oracle, fill};
 use random::Random;
-use rig::{Case, Rig};
+use rig::{Case, Life, Rig, send};
+use watcher::Watcher;
+
+/// A guest with its stores, whose base, where it has one, is filled.
+fn rig(case: &Case, stores_fail: bool) -> Rig {
+    let mut rig = Rig::new(case);
+    if case.first_stamp != 0 {
+        let mut base = rig.files[0].content();
+        fill(&mut base, 0, case.first_stamp);
+        rig.files[0].write(&base);
+    }
+    rig.stores_fail = stores_fail;
+    rig
+}
 
 /// Cuts the power of some guests, with stores that work, and with stores that fail now and then.
 fn cut(cases: &[(Case, u32)], stores_fail: bool) {
     for (case, cuts) in cases {
-        let mut rig = Rig::new(case);
-        if case.first_stamp != 0 {
-            let mut base = rig.files[0].content();
-            fill(&mut base, 0, case.first_stamp);
-            rig.files[0].write(&base);
-        }
-        rig.stores_fail = stores_fail;
-        rig.cut_at_random(11 + u64::from(*cuts), *cuts);
+        rig(case, stores_fail).cut_at_random(11 + u64::from(*cuts), *cuts);
+    }
+}
+
+/// The same while several requests are always under way.
+fn cut_streams(case: &Case, cuts: u32) {
+    for stores_fail in [false, true] {
+        rig(case, stores_fail).cut_streams(23, cuts);
     }
 }
 
@@ -54,6 +73,19 @@ fn cow_survives_power_cuts_while_stores_fail() {
     cut(&[(COW, 500), (LONG_COW, 250)], true);
 }
 
+/// With room for half of it: what a chunk gives up, the next one takes at once.
+const CROWDED_COW: Case = Case {
+    stores: &[("base", 64 << 10), ("overlay", 44 << 10)],
+    size_bytes: 64 << 10,
+    ..COW
+};
+
+#[test]
+fn cow_keeps_requests_apart_through_power_cuts() {
+    cut_streams(&CROWDED_COW, 400);
+    cut_streams(&LONG_COW, 150);
+}
+
 const THIN: Case = Case {
     name: "thin",
     options: &[("volume", "1"), ("size", "96K"), ("chunk", "4K")],
@@ -81,6 +113,54 @@ fn thin_survives_power_cuts_while_stores_fail() {
     cut(&[(THIN, 500), (LONG_THIN, 250)], true);
 }
 
+/// With room for half of it.
+const CROWDED_THIN: Case = Case {
+    options: &[("volume", "1"), ("size", "64K"), ("chunk", "4K")],
+    stores: &[("pool", 44 << 10)],
+    size_bytes: 64 << 10,
+    ..THIN
+};
+
+#[test]
+fn thin_keeps_requests_apart_through_power_cuts() {
+    cut_streams(&CROWDED_THIN, 400);
+    cut_streams(&LONG_THIN, 150);
+}
+
+/// Numbers in a sector of the pool's table.
+const PLACES: u64 = 63;
+
+#[test]
+fn a_chunk_that_is_written_again_has_one_place() {
+    let mut rig = Rig::new(&LONG_THIN);
+    let mut random = Random(31);
+    let mut oracle = Oracle::new(LONG_THIN.size_bytes / 512, 0);
+    let mut life = rig.open(1);
+    let mut cuts = 0;
+    let flush = (Op::Flush, (0, 0));
+    // All places of one sector of the table are taken: any other place would be in the next one, and a cut can
+    // leave the one without the other.
+    let mut rounds = vec![vec![(Op::Write, (0, 8 * PLACES))], vec![flush]];
+    for chunk in 0..24 {
+        let range = (8 * chunk, 8);
+        rounds.push(vec![(Op::Discard, range)]);
+        rounds.push(vec![(Op::Write, range)]);
+        rounds.push(vec![flush]);
+    }
+    for round in rounds {
+        let ask = |(op, range)| rig.ask(op, range, &mut random);
+        let mut asked: Vec<_> = round.into_iter().map(ask).collect();
+        let mut watcher = Watcher {
+            rig: &mut rig,
+            oracle: &mut oracle,
+            random: &mut random,
+            begun: Vec::new(),
+            cuts: Some((&mut cuts, 1)),
+        };
+        send(&mut life, &mut watcher, &mut asked);
+    }
+}
+
 /// Where the data of a leg begins.
 const LEG_DATA: usize = 64 << 10;
 
@@ -102,6 +182,11 @@ const MIRROR: Case = Case {
 #[test]
 fn mirror_survives_power_cuts() {
     cut(&[(MIRROR, 1500)], false);
+}
+
+#[test]
+fn mirror_keeps_requests_apart_through_power_cuts() {
+    cut_streams(&MIRROR, 300);
 }
 
 #[test]
@@ -166,12 +251,48 @@ fn a_write_is_answered_when_the_other_leg_knows_who_lacks_it() {
         let mut data = [0; 4096];
         fill(&mut data, 8 * round % 192, 1000 + round);
         let at = 4096 * round % case.size_bytes;
-        rig.write_durable(&mut life, at, &mut data);
+        rig.write(&mut life, (at, true), &mut data);
         life.cut(&mut random);
         let mut life = rig.open(round);
         let content = rig.content(&mut life);
         let at = usize::try_from(at).expect("short");
         assert!(content[at..at + 4096] == data, "round {round}");
+    }
+}
+
+#[test]
+fn a_mirror_tells_what_a_flush_of_its_own_lost() {
+    let mut random = Random(18);
+    for round in 0..20 {
+        let rig = Rig::new(&MIRROR);
+        let mut life = rig.open(round);
+        rig.wait_until_equal(&mut life);
+        let mut data = [0; 4096];
+        fill(&mut data, 0, 1 + round);
+        rig.write(&mut life, (0, false), &mut data);
+        let failed = |life: &Life| -> u64 {
+            let media = &life.carrier.media;
+            media.iter().map(|medium| medium.failed_flushes).sum()
+        };
+        set_flushes_in_vain(&mut life, true);
+        while failed(&life) < 2 {
+            // It flushes when nobody has written for a while.
+            rig.content(&mut life);
+            thread::sleep(Duration::from_millis(1));
+        }
+        rig.content(&mut life);
+        set_flushes_in_vain(&mut life, false);
+        let flushed = rig.flush(&mut life);
+        life.cut(&mut random);
+        let mut life = rig.open(round);
+        let kept = rig.content(&mut life)[..4096] == data;
+        assert!(kept || flushed == Err(Errno::EIO), "round {round}");
+    }
+}
+
+fn set_flushes_in_vain(life: &mut Life, vain: bool) {
+    for medium in &mut life.carrier.media {
+        medium.flushes_in_vain = vain;
     }
 }
 

@@ -157,6 +157,12 @@ impl Prepared {
         }))
     }
 
+    /// The same, for so many requests at a time.
+    pub(crate) fn with_depth(mut self, depth: u16) -> Prepared {
+        self.0.tags.depth = depth;
+        self
+    }
+
     /// Makes an instance.
     pub(crate) fn open(&self) -> Result<(Opened, Arc<Health>)> {
         let health = Arc::new(Health::default());

@@ -45,4 +45,5 @@ mod stores;
 mod systemd;
 mod tidy;
 mod udev;
+mod vanish;
 mod wasi;

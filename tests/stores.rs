@@ -8,8 +8,8 @@ use std::process::Command;
 use tests::backing::Backing;
 use tests::bed::in_bed;
 use tests::disk::{Disk, fio, wasmblk};
+use tests::paths;
 use tests::uml::Machine;
-use tests::{null_blk, paths};
 use wasmblk::block::{Backend, Errno};
 use wasmblk::sys::AlignedBytes;
 
@@ -288,37 +288,6 @@ fn a_store_that_is_full_or_gone_is_an_errno() {
             drop(node);
             disk.del();
             file.set_len(8 << 20).expect("sparse again");
-        }
-    });
-}
-
-#[test]
-fn a_disk_that_is_pulled_out_is_an_errno() {
-    in_bed(&Machine::default(), || {
-        for (name, data_path) in [("first", "zero-copy"), ("second", "copy")] {
-            let attributes = [("size", "16"), ("memory_backed", "1")];
-            let node = null_blk::make(name, &attributes).expect("a disk");
-            let store = format!("data={}:direct", node.display());
-            let disk = Disk::add("file", &["--store", &store, "--data-path", data_path]);
-            let mut options = File::options();
-            options.read(true).write(true).custom_flags(libc::O_DIRECT);
-            let file = options.open(&disk.path).expect("it opens");
-            let mut blocks = AlignedBytes::new(4096).expect("memory");
-            blocks.bytes_mut().fill(7);
-            file.write_all_at(blocks.bytes_mut(), 4096).expect("write");
-            null_blk::pull_out(name).expect("it is there");
-            let read = file.read_at(blocks.bytes_mut(), 4096);
-            assert_eq!(
-                read.map_err(|error| error.raw_os_error()),
-                Err(Some(libc::EIO))
-            );
-            file.write_at(blocks.bytes_mut(), 0)
-                .expect_err("it is gone");
-            // The guest is not to blame, and who looks for the cause finds the device there.
-            assert_eq!(disk.info("/state"), "live");
-            assert_ne!(disk.info("/stats/errors"), "0");
-            drop(file);
-            disk.del();
         }
     });
 }

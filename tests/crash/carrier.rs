@@ -1,4 +1,4 @@
-//! Carries transfers out one at a time, in any order.
+//! Carries transfers out one at a time, in any order, some of them much later.
 
 use std::io;
 use std::thread;
@@ -13,10 +13,24 @@ use super::random::Random;
 pub(super) struct Power {
     place: Place,
     pub(super) media: Vec<Medium>,
-    /// With how much was written when each began.
-    pending: Vec<(u32, Transfer, u64)>,
+    pending: Vec<Pending>,
     random: Random,
 }
+
+/// A transfer under way.
+struct Pending {
+    token: u32,
+    transfer: Transfer,
+    /// How much was written when it began.
+    mark: u64,
+    /// Others come first, most of the time.
+    slow: bool,
+}
+
+/// One of so many transfers is slow, and is picked one of so many times while there are others.
+const SLOW: u64 = 5;
+/// Of reads, so that they meet what changes meanwhile.
+const SLOW_READ: u64 = 2;
 
 impl Power {
     pub(super) fn new(place: Place, media: Vec<Medium>, seed: u64) -> Power {
@@ -69,6 +83,10 @@ impl Power {
         let data = self.taken(transfer);
         let medium = &mut self.media[usize::from(transfer.store)];
         let fails = medium.fails > 0 && self.random.one_in(medium.fails);
+        if transfer.work == Work::Flush && (fails || medium.flushes_in_vain) {
+            medium.flush_in_vain(mark, &mut self.random);
+            return Err(Errno::EIO);
+        }
         // What failed may be there all the same.
         if fails && (transfer.work == Work::Read || self.random.one_in(2)) {
             return Err(Errno::EIO);
@@ -88,7 +106,8 @@ impl Power {
     /// What a power cut now may leave of each store.
     pub(super) fn cut(&self, random: &mut Random) -> Vec<Vec<u8>> {
         let images = (0..).zip(&self.media).map(|(number, medium)| {
-            let writes = self.pending.iter().filter(|(_, transfer, _)| {
+            let transfers = self.pending.iter().map(|pending| &pending.transfer);
+            let writes = transfers.filter(|transfer| {
                 let changes = !matches!(
                     transfer.work,
                     Work::Read | Work::Flush | Work::Fill | Work::CopyIn | Work::CopyOut
@@ -96,7 +115,7 @@ impl Power {
                 changes && transfer.store == number
             });
             let under_way: Vec<_> = writes
-                .map(|(_, transfer, _)| (transfer.offset, self.taken(transfer)))
+                .map(|transfer| (transfer.offset, self.taken(transfer)))
                 .collect();
             medium.cut(&under_way, random)
         });
@@ -108,7 +127,17 @@ impl Carrier for Power {
     fn begin(&mut self, token: u32, transfer: &Transfer) -> io::Result<()> {
         let medium = self.media.get(usize::from(transfer.store));
         let mark = medium.map_or(0, Medium::mark);
-        self.pending.push((token, *transfer, mark));
+        let slow = if transfer.work == Work::Read {
+            SLOW_READ
+        } else {
+            SLOW
+        };
+        self.pending.push(Pending {
+            token,
+            transfer: *transfer,
+            mark,
+            slow: self.random.one_in(slow),
+        });
         Ok(())
     }
 
@@ -117,8 +146,16 @@ impl Carrier for Power {
             thread::sleep(timeout);
             return Ok(());
         }
-        let next = self.random.index(self.pending.len());
-        let (token, transfer, mark) = self.pending.swap_remove(next);
+        let mut next = self.random.index(self.pending.len());
+        while self.pending[next].slow && !self.random.one_in(SLOW) {
+            next = self.random.index(self.pending.len());
+        }
+        let Pending {
+            token,
+            transfer,
+            mark,
+            ..
+        } = self.pending.swap_remove(next);
         let result = self.carry_out(&transfer, mark);
         ended(token, result);
         Ok(())

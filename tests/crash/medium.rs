@@ -17,6 +17,10 @@ pub(super) struct Medium {
     written: u64,
     /// One in so many transfers ends with an error; 0 is none.
     pub(super) fails: u64,
+    /// No flush succeeds.
+    pub(super) flushes_in_vain: bool,
+    /// Flushes that failed.
+    pub(super) failed_flushes: u64,
 }
 
 /// A write that no flush has followed.
@@ -36,6 +40,8 @@ impl Medium {
             changes: Vec::new(),
             written: 0,
             fails: 0,
+            flushes_in_vain: false,
+            failed_flushes: 0,
         }
     }
 
@@ -96,6 +102,14 @@ impl Medium {
                 self.changes.push(change);
             }
         }
+    }
+
+    /// A flush fails: what it could not write the system gives up, and says so this once.
+    pub(super) fn flush_in_vain(&mut self, mark: u64, random: &mut Random) {
+        self.failed_flushes += 1;
+        self.changes
+            .retain(|change| change.number > mark || random.one_in(2));
+        self.flush(mark);
     }
 
     /// What a power cut may leave: what is durable, and of all later writes, those under way as well, none, all,

@@ -38,6 +38,8 @@ struct Change {
     replaces: bool,
     /// Since when no cut can bring it back. A read that began before may still see it.
     gone: u64,
+    /// A flush has failed since: none that follows makes it durable.
+    doubtful: bool,
 }
 
 /// A request of which the oracle knows.
@@ -49,8 +51,8 @@ pub(super) struct Begun {
     count: u64,
 }
 
-/// Longer than any request takes.
-const READ_TIME: u64 = 32;
+/// Longer than any request takes: two for each request that begins meanwhile.
+pub(super) const READ_TIME: u64 = 512;
 
 /// No cut brings back what ended before this moment.
 fn forget(sector: &mut Vec<Change>, moment: u64, now: u64) {
@@ -78,6 +80,7 @@ impl Oracle {
             end: 0,
             replaces: true,
             gone: NOT_YET,
+            doubtful: false,
         };
         Oracle {
             sectors: (0..sectors).map(|_| vec![first]).collect(),
@@ -111,6 +114,7 @@ impl Oracle {
                 end: NOT_YET,
                 replaces,
                 gone: NOT_YET,
+                doubtful: false,
             });
         }
     }
@@ -138,10 +142,17 @@ impl Oracle {
         for sector in &mut self.sectors {
             let durable = sector
                 .iter()
-                .filter(|one| one.replaces && one.end < begun.begin);
+                .filter(|one| one.replaces && !one.doubtful && one.end < begun.begin);
             if let Some(last) = durable.map(|one| one.begin).max() {
                 forget(sector, last, self.now);
             }
+        }
+    }
+
+    /// A flush failed: nothing is promised of what was not durable.
+    pub(super) fn flushed_in_vain(&mut self) {
+        for change in self.sectors.iter_mut().flatten() {
+            change.doubtful = true;
         }
     }
 
@@ -180,6 +191,7 @@ impl Oracle {
                 end: 0,
                 replaces: true,
                 gone: NOT_YET,
+                doubtful: false,
             }];
         }
     }

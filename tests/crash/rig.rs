@@ -8,13 +8,14 @@ use tests::backing::Backing;
 use wasmblk::block::{Errno, Op, Request};
 use wasmblk::guest::{Health, Opened};
 
-use crate::direct::{Prepared, Sent, Watch, run};
+use crate::direct::{Prepared, Sent, run};
 
 use super::LEG_DATA;
 use super::carrier::Power;
 use super::medium::Medium;
-use super::oracle::{Begun, Oracle, fill};
+use super::oracle::{Oracle, fill};
 use super::random::Random;
+use super::watcher::{Blind, Cuts, Watcher, begin};
 
 /// A guest, and what it is tested with.
 pub(super) struct Case {
@@ -33,13 +34,16 @@ pub(super) struct Case {
 pub(super) struct Rig {
     prepared: Prepared,
     pub(super) files: Vec<Backing>,
-    sectors: u64,
-    first_stamp: u64,
+    pub(super) sectors: u64,
+    pub(super) first_stamp: u64,
     stamps: u64,
-    legs: usize,
+    pub(super) legs: usize,
     /// Now and then one of the stores fails.
     pub(super) stores_fail: bool,
 }
+
+/// A request that is to be sent, and its data.
+pub(super) type Asked = (Request, Vec<u8>);
 
 /// One life of the guest, from when it opens to when the power is cut.
 pub(super) struct Life {
@@ -48,12 +52,14 @@ pub(super) struct Life {
     pub(super) health: Arc<Health>,
 }
 
+/// Requests that a guest has at a time, where several are always under way.
+const DEPTH: u16 = 8;
 /// Requests that are sent at a time.
 const BATCH_MAX: u64 = 3;
-/// Lives follow one another, as each batch is the last of one so often.
-const BATCHES_OF_LIFE: u64 = 30;
 /// Moments at which the power may be cut, of which it is at one.
 const MOMENTS: u64 = 12;
+/// Lives follow one another, as each batch is the last of one so often.
+const BATCHES_OF_LIFE: u64 = 30;
 const EQUAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Life {
@@ -61,6 +67,22 @@ impl Life {
     pub(super) fn cut(&self, random: &mut Random) {
         put(&self.carrier, random);
     }
+}
+
+/// Sends requests at a time, and waits until all are answered.
+pub(super) fn send(life: &mut Life, watcher: &mut Watcher<'_>, asked: &mut [Asked]) {
+    let mut sent = Vec::new();
+    watcher.begun.clear();
+    for (request, data) in asked {
+        watcher
+            .begun
+            .push(Some(begin(watcher.oracle, request, data)));
+        let mut one = Sent::new(request.op, request.offset, data);
+        one.request = *request;
+        sent.push(one);
+    }
+    run(&mut life.opened, &mut life.carrier, &mut sent, watcher);
+    assert!(!life.health.has_failed(), "the guest has failed");
 }
 
 /// Makes the files what a power cut may leave.
@@ -80,7 +102,9 @@ impl Rig {
         let (files, grants): (Vec<Backing>, Vec<String>) = made.unzip();
         let prepared = Prepared::new(case.name, case.options, &grants);
         Rig {
-            prepared: prepared.unwrap_or_else(|why| panic!("{}", why.chain())),
+            prepared: prepared
+                .unwrap_or_else(|why| panic!("{}", why.chain()))
+                .with_depth(DEPTH),
             files,
             sectors: case.size_bytes / 512,
             first_stamp: case.first_stamp,
@@ -109,30 +133,43 @@ impl Rig {
         let mut life = self.open(random.next());
         let mut done = 0;
         while done < cuts {
-            let flushed = self.batch(&mut life, &mut oracle, &mut random, Some(&mut done));
-            if self.stores_fail {
-                let failing = random.index(self.files.len());
-                for (place, medium) in life.carrier.media.iter_mut().enumerate() {
-                    let fails = place == failing && random.one_in(3);
-                    medium.fails = if fails { 1 + random.below(3) } else { 0 };
-                }
-            }
+            let cuts = Some((&mut done, MOMENTS));
+            let flushed = self.batch(&mut life, &mut oracle, &mut random, cuts);
+            self.choose_failing(&mut life, &mut random);
             if flushed {
                 self.check_cut(&life.carrier, &oracle, &mut random);
                 done += 1;
             }
             if random.one_in(BATCHES_OF_LIFE) {
-                life.cut(&mut random);
-                life = self.open(random.next());
-                self.look(&mut life, &mut oracle);
-                if self.legs > 0 && self.stores_fail {
-                    // Until then, what was not flushed may be on one leg only, and go with it.
-                    self.wait_until_equal(&mut life);
-                    self.flush(&mut life);
-                }
+                life = self.next_life(&life, &mut oracle, &mut random);
                 done += 1;
             }
         }
+    }
+
+    /// Has one store fail now and then, where they are to, or none.
+    pub(super) fn choose_failing(&self, life: &mut Life, random: &mut Random) {
+        if !self.stores_fail {
+            return;
+        }
+        let failing = random.index(self.files.len());
+        for (place, medium) in life.carrier.media.iter_mut().enumerate() {
+            let fails = place == failing && random.one_in(3);
+            medium.fails = if fails { 1 + random.below(3) } else { 0 };
+        }
+    }
+
+    /// Cuts the power, and opens the guest with what is left.
+    pub(super) fn next_life(&self, life: &Life, oracle: &mut Oracle, random: &mut Random) -> Life {
+        life.cut(random);
+        let mut life = self.open(random.next());
+        self.look(&mut life, oracle);
+        if self.legs > 0 && self.stores_fail {
+            // Until then, what was not flushed may be on one leg only, and go with it.
+            self.wait_until_equal(&mut life);
+            self.flush(&mut life).expect("flush");
+        }
+        life
     }
 
     /// Sends some requests at a time. Says whether one made something durable.
@@ -141,33 +178,24 @@ impl Rig {
         life: &mut Life,
         oracle: &mut Oracle,
         random: &mut Random,
-        cuts: Option<&mut u32>,
+        cuts: Cuts<'_>,
     ) -> bool {
         let count = 1 + random.below(BATCH_MAX);
-        let mut asked: Vec<(Request, Vec<u8>)> = (0..count).map(|_| self.request(random)).collect();
-        let mut flushed = false;
-        let mut begun = Vec::new();
-        let mut sent = Vec::new();
-        for (request, data) in &mut asked {
-            flushed |= request.op == Op::Flush || request.fua;
-            begun.push(begin(oracle, request, data));
-            let mut one = Sent::new(request.op, request.offset, data);
-            one.request = *request;
-            sent.push(one);
-        }
+        let mut asked: Vec<Asked> = (0..count).map(|_| self.request(random)).collect();
+        let durable = |(request, _): &Asked| request.op == Op::Flush || request.fua;
+        let flushed = asked.iter().any(durable);
         let mut watcher = Watcher {
             rig: self,
             oracle,
             random,
-            begun,
+            begun: Vec::new(),
             cuts,
         };
-        run(&mut life.opened, &mut life.carrier, &mut sent, &mut watcher);
-        assert!(!life.health.has_failed(), "the guest has failed");
+        send(life, &mut watcher, &mut asked);
         flushed
     }
 
-    fn request(&mut self, random: &mut Random) -> (Request, Vec<u8>) {
+    fn request(&mut self, random: &mut Random) -> Asked {
         let op = match random.below(20) {
             0..11 => Op::Write,
             11..14 => Op::Flush,
@@ -178,6 +206,16 @@ impl Rig {
         let longest = if random.one_in(6) { self.sectors } else { 24 };
         let sector = random.below(self.sectors);
         let count = 1 + random.below(longest.min(self.sectors - sector));
+        self.ask(op, (sector, count), random)
+    }
+
+    /// A request for so many sectors from one on, with its data.
+    pub(super) fn ask(
+        &mut self,
+        op: Op,
+        (sector, count): (u64, u64),
+        random: &mut Random,
+    ) -> Asked {
         let bytes = usize::try_from(count * 512).expect("short");
         let mut request = Request {
             op,
@@ -218,19 +256,19 @@ impl Rig {
         data
     }
 
-    /// Writes what is durable when it is answered.
-    pub(super) fn write_durable(&self, life: &mut Life, offset: u64, data: &mut [u8]) {
+    /// Writes; with `fua`, what is durable when it is answered.
+    pub(super) fn write(&self, life: &mut Life, (offset, fua): (u64, bool), data: &mut [u8]) {
         let mut sent = Sent::new(Op::Write, offset, data);
-        sent.request.fua = true;
+        sent.request.fua = fua;
         let mut sent = [sent];
         run(&mut life.opened, &mut life.carrier, &mut sent, &mut Blind);
         assert_eq!(sent[0].result, Some(Ok(())));
     }
 
-    fn flush(&self, life: &mut Life) {
+    pub(super) fn flush(&self, life: &mut Life) -> Result<(), Errno> {
         let mut sent = [Sent::new(Op::Flush, 0, &mut [])];
         run(&mut life.opened, &mut life.carrier, &mut sent, &mut Blind);
-        assert_eq!(sent[0].result, Some(Ok(())));
+        sent[0].result.expect("it is answered")
     }
 
     /// Reads now and then, until all legs of a mirror have the same.
@@ -258,7 +296,7 @@ impl Rig {
     }
 
     /// Cuts the power of a life as it is now, uses what is left, and lets the life go on as if nothing had been.
-    fn check_cut(&mut self, carrier: &Power, oracle: &Oracle, random: &mut Random) {
+    pub(super) fn check_cut(&mut self, carrier: &Power, oracle: &Oracle, random: &mut Random) {
         let before: Vec<Vec<u8>> = carrier.media.iter().map(Medium::content).collect();
         put(carrier, random);
         let mut oracle = oracle.clone();
@@ -276,65 +314,4 @@ impl Rig {
             medium.put(&content);
         }
     }
-}
-
-/// Tells the oracle of a request.
-fn begin(oracle: &mut Oracle, request: &Request, data: &[u8]) -> Begun {
-    let begun = oracle.begin(request.offset / 512, u64::from(request.length) / 512);
-    match request.op {
-        Op::Write => {
-            let stamp = u64::from_le_bytes(data[..8].try_into().expect("8 bytes"));
-            oracle.changes(begun, stamp, true);
-        }
-        Op::Discard => oracle.changes(begun, 0, false),
-        Op::WriteZeroes => oracle.changes(begun, 0, true),
-        Op::Read | Op::Flush => {}
-    }
-    begun
-}
-
-/// Tells the oracle of answers, and cuts the power now and then.
-struct Watcher<'a> {
-    rig: &'a mut Rig,
-    oracle: &'a mut Oracle,
-    random: &'a mut Random,
-    begun: Vec<Begun>,
-    cuts: Option<&'a mut u32>,
-}
-
-impl Watch<Power> for Watcher<'_> {
-    fn answered(&mut self, slot: usize, sent: &Sent<'_>) {
-        let begun = self.begun[slot];
-        let done = sent.result == Some(Ok(()));
-        match sent.request.op {
-            Op::Read if done => self.oracle.read(begun, sent.data),
-            Op::Flush if done => self.oracle.flushed(begun),
-            Op::Read | Op::Flush if self.rig.stores_fail => {}
-            _ if !done && !self.may_fail(sent) => panic!("{:?}: {:?}", sent.request, sent.result),
-            _ => self.oracle.changed(begun, done, sent.request.fua),
-        }
-    }
-
-    fn waited(&mut self, carrier: &mut Power) {
-        if let Some(cuts) = &mut self.cuts
-            && self.random.one_in(MOMENTS)
-        {
-            self.rig.check_cut(carrier, self.oracle, self.random);
-            **cuts += 1;
-        }
-    }
-}
-
-impl Watcher<'_> {
-    fn may_fail(&self, sent: &Sent<'_>) -> bool {
-        self.rig.stores_fail || sent.result == Some(Err(Errno::ENOSPC))
-    }
-}
-
-/// Sees nothing.
-struct Blind;
-
-impl Watch<Power> for Blind {
-    fn answered(&mut self, _: usize, _: &Sent<'_>) {}
-    fn waited(&mut self, _: &mut Power) {}
 }

@@ -36,6 +36,16 @@ pub fn make(name: &str, attributes: &[(&str, &str)]) -> Result<PathBuf> {
     })
 }
 
+/// Has sectors of a disk fail, from one to another.
+///
+/// # Errors
+///
+/// Where there is no such disk.
+pub fn spoil(name: &str, first: u64, last: u64) -> Result<()> {
+    let sectors = format!("+{first}-{last}");
+    fs::write(folder().join(name).join("badblocks"), sectors).context("the disk stays good")
+}
+
 /// Pulls a disk out, whoever uses it.
 ///
 /// # Errors

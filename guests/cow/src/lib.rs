@@ -10,7 +10,8 @@
 //! ([`Table`]: 0 as in the base, 1 zeros, from 2 on 2 more than where it lies), then chunks. The first write to a
 //! chunk copies the rest of it from the base. A write is in the overlay, and its chunk is found, after the next
 //! flush: the map is written when the data is durable. A chunk that is given up is used again when the map
-//! without it is durable.
+//! without it is durable. Where the overlay does not flush, nothing becomes durable any more until the device is
+//! added anew: nobody knows what it lacks.
 
 mod overlay;
 

@@ -2,10 +2,10 @@
 //! of zeros has zeros. A sector is written as a whole or not at all, so at any time a store has of each number
 //! what it was at the last commit, or what the commit under way makes of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use wasmblk_guest::{Errno, OpenError, Ranges, Scratch, Store};
+use wasmblk_guest::{Errno, Level, OpenError, Ranges, Scratch, Store, log};
 
 use crate::sum::crc32c;
 
@@ -36,6 +36,9 @@ pub struct Table {
     under_way: RefCell<BTreeMap<usize, u64>>,
     turn: Ranges,
     buffer: RefCell<Option<Scratch>>,
+    /// The store did not flush. It says so once, and what it then lacks nobody knows: so nothing that it is told
+    /// from here on may lead there.
+    has_lost: Cell<bool>,
 }
 
 impl Table {
@@ -83,6 +86,7 @@ impl Table {
             under_way: RefCell::default(),
             turn: Ranges::default(),
             buffer: RefCell::new(Some(Scratch::new(RUN_BYTES))),
+            has_lost: Cell::new(false),
         })
     }
 
@@ -125,12 +129,16 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// The store's: then of each change nothing is known until a later commit is done.
+    /// The store's: then of each change nothing is known until a later commit is done. Where it did not flush,
+    /// none is.
     pub async fn commit(&self) -> Result<(), Errno> {
         let _turn = self.turn.turn().await;
+        if self.has_lost.get() {
+            return Err(Errno::Io);
+        }
         let changes = self.fresh.take();
         if changes.is_empty() {
-            return self.store.flush().await;
+            return self.flush().await;
         }
         self.under_way.replace(changes);
         // It is there, as there is one turn at a time.
@@ -146,8 +154,20 @@ impl Table {
         written
     }
 
+    async fn flush(&self) -> Result<(), Errno> {
+        let flushed = self.store.flush().await;
+        if let Err(errno) = flushed {
+            self.has_lost.set(true);
+            let text = format!(
+                "a store did not flush: {errno:?}; nothing becomes durable until the device is added anew"
+            );
+            log(Level::Error, &text);
+        }
+        flushed
+    }
+
     async fn write_changes(&self, buffer: &mut Scratch) -> Result<(), Errno> {
-        self.store.flush().await?;
+        self.flush().await?;
         let mut next = self.next_changed(0);
         while let Some(block) = next {
             let mut blocks = 0;
@@ -161,7 +181,7 @@ impl Table {
             let bytes = &buffer.bytes()[..blocks * BLOCK_BYTES];
             self.store.write(at, bytes).await?;
         }
-        self.store.flush().await
+        self.flush().await
     }
 
     /// The first block from this one on that the commit under way changes.

@@ -126,6 +126,8 @@ pub(crate) fn assemble(options: Options<'_>, block: u32) -> Result<Legs, OpenErr
         changes: Cell::new(0),
         saved: Cell::new(0),
         reader: Cell::new(0),
+        flushing: Ranges::default(),
+        has_lost: Cell::new(false),
     };
     if legs.first_in().is_none() {
         return Err(other(

@@ -42,6 +42,10 @@ pub(crate) struct Legs {
     pub(crate) saved: Cell<u64>,
     /// The leg that was read last.
     pub(crate) reader: Cell<usize>,
+    /// Who flushes.
+    pub(crate) flushing: Ranges,
+    /// A flush in the background failed, which the stores say once: the next who asks is told.
+    pub(crate) has_lost: Cell<bool>,
 }
 
 /// How something ended on each leg that it was done on.
@@ -249,8 +253,27 @@ impl Legs {
         }
     }
 
-    /// Makes everything durable on all legs.
+    /// Makes everything durable on all legs, for somebody.
     pub(crate) async fn flush(&self) -> Result<(), Errno> {
+        let _turn = self.flushing.turn().await;
+        let flushed = self.flush_all().await;
+        if self.has_lost.take() {
+            return Err(Errno::Io);
+        }
+        flushed
+    }
+
+    /// The same in the background.
+    pub(crate) async fn flush_unasked(&self) -> Result<(), Errno> {
+        let _turn = self.flushing.turn().await;
+        let flushed = self.flush_all().await;
+        if flushed.is_err() {
+            self.has_lost.set(true);
+        }
+        flushed
+    }
+
+    async fn flush_all(&self) -> Result<(), Errno> {
         let outcomes = self.on_all(async |_, store| store.flush().await).await;
         let judged = self.judge(&outcomes);
         self.settle().await?;

@@ -118,7 +118,7 @@ impl Legs {
 
     /// All regions are equal: legs that were rebuilt have all data.
     async fn finish(&self) -> Result<(), Errno> {
-        self.flush().await?;
+        self.flush_unasked().await?;
         let _turn = self.turn.turn().await;
         if self.regions.next_unsynced().is_some() {
             return Ok(());
@@ -155,7 +155,7 @@ impl Legs {
 
     /// Regions to which nobody writes become clean.
     async fn clean(&self) {
-        if !self.regions.find_idle() || self.flush().await.is_err() {
+        if !self.regions.find_idle() || self.flush_unasked().await.is_err() {
             return;
         }
         let _turn = self.turn.turn().await;

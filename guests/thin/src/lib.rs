@@ -12,7 +12,8 @@
 //! other volume of the pool ever had. Then there is a number for each chunk of the pool ([`Table`]): whose it is
 //! (birth and place in the volume), or 0. So a volume is deleted by its line in the record: its birth is of nobody
 //! then. A chunk that was given back is used again when the table without it is durable; until then only its own
-//! place may have it again.
+//! place may have it again. Where the pool does not flush, nothing becomes durable any more until the device is
+//! added anew: nobody knows what it lacks.
 
 mod pool;
 mod volume;

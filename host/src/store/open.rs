@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, major, minor};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fcntl_getfl, major, minor, seek};
 
 use super::grant::Grant;
 use super::shape::Shape;
-use crate::block::Errno;
+use crate::block::{Ended, Errno};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::sys::{AlignedBytes, lock_file};
@@ -35,6 +35,7 @@ pub struct Store {
     pub path: PathBuf,
     /// Size and limits.
     pub shape: Shape,
+    is_disk: bool,
     /// Open as long as the device lives.
     pub file: File,
 }
@@ -165,6 +166,7 @@ impl Store {
             Error::failed(format!("cannot use --store {name}={shown}")).because(why)
         };
         lock(&file, grant)?;
+        let is_disk = !file.metadata().map_err(failed)?.is_file();
         let (size_bytes, block_bytes) = measure(&file).map_err(failed)?;
         if !block_bytes.is_power_of_two() || !(512..=4096).contains(&block_bytes) {
             return Err(Error::failed(format!(
@@ -186,6 +188,7 @@ impl Store {
                 align_bytes,
                 read_only: grant.read_only,
             },
+            is_disk,
             file,
         })
     }
@@ -199,14 +202,14 @@ impl Store {
         self.shape.check_range(offset, data.len() as u64)?;
         let align = u64::from(self.shape.align_bytes);
         if align == 1 {
-            return self.file.read_exact_at(data, offset).map_err(errno);
+            return (self.file.read_exact_at(data, offset)).map_err(|why| self.errno(&why));
         }
         // Whole blocks around it.
         let begin = offset / align * align;
         let end = (offset + data.len() as u64).next_multiple_of(align);
         let inside = usize::try_from(offset - begin).map_err(|_| Errno::EINVAL)?;
         let whole = usize::try_from(end - begin).map_err(|_| Errno::EINVAL)?;
-        let mut blocks = AlignedBytes::new(whole).map_err(errno)?;
+        let mut blocks = AlignedBytes::new(whole).map_err(|why| self.errno(&why))?;
         let wanted = inside + data.len();
         let mut done = 0;
         while done < wanted {
@@ -215,7 +218,7 @@ impl Store {
                 Ok(0) => return Err(Errno::EIO),
                 Ok(bytes) => done += bytes,
                 Err(why) if why.kind() == ErrorKind::Interrupted => {}
-                Err(why) => return Err(errno(why)),
+                Err(why) => return Err(self.errno(&why)),
             }
         }
         data.copy_from_slice(&blocks.bytes_mut()[inside..wanted]);
@@ -232,16 +235,16 @@ impl Store {
         self.shape.check_change(offset, data.len() as u64)?;
         let align = self.shape.align_bytes as usize;
         if align == 1 {
-            return self.file.write_all_at(data, offset).map_err(errno);
+            return (self.file.write_all_at(data, offset)).map_err(|why| self.errno(&why));
         }
         if !offset.is_multiple_of(align as u64) || !data.len().is_multiple_of(align) {
             return Err(Errno::EINVAL);
         }
-        let mut blocks = AlignedBytes::new(data.len()).map_err(errno)?;
+        let mut blocks = AlignedBytes::new(data.len()).map_err(|why| self.errno(&why))?;
         blocks.bytes_mut().copy_from_slice(data);
         self.file
             .write_all_at(blocks.bytes_mut(), offset)
-            .map_err(errno)
+            .map_err(|why| self.errno(&why))
     }
 
     /// Makes all that was written durable, and waits for it.
@@ -250,7 +253,7 @@ impl Store {
     ///
     /// The system's.
     pub fn flush(&self) -> std::result::Result<(), Errno> {
-        self.file.sync_data().map_err(errno)
+        self.ended(self.file.sync_data().map(|()| 0)).map(drop)
     }
 
     /// Makes bytes inside the store zeros, without keeping their room where it `may_discard`, and waits for
@@ -267,7 +270,33 @@ impl Store {
     ) -> std::result::Result<(), Errno> {
         self.shape.check_change(offset, length.into())?;
         let how = zeroing(may_discard);
-        fallocate(&self.file, how, offset, length.into()).map_err(|why| errno(why.into()))
+        fallocate(&self.file, how, offset, length.into()).map_err(|why| self.errno(&why.into()))
+    }
+
+    /// What a transfer came to. One that moved nothing is done where the disk is there: one without a cache of its
+    /// own is not asked for a flush, and so does not fail when it is gone.
+    pub fn ended(&self, result: io::Result<u32>) -> Ended {
+        match result {
+            Ok(0) if self.is_cut_off() => Err(Errno::EIO),
+            Ok(bytes) => Ok(bytes),
+            Err(why) => Err(self.errno(&why)),
+        }
+    }
+
+    /// What the system's error is to whoever uses this store.
+    fn errno(&self, why: &io::Error) -> Errno {
+        let errno = why.raw_os_error().map_or(Errno::EIO, Errno::of_store);
+        if errno == Errno::ENOSPC && self.is_cut_off() {
+            return Errno::EIO;
+        }
+        errno
+    }
+
+    /// Whether this is a disk that has lost its end, or all of it, as one does that is pulled out. The system has
+    /// "no space" for writes behind the end; but room that is made elsewhere would not help.
+    fn is_cut_off(&self) -> bool {
+        self.is_disk
+            && seek(&self.file, SeekFrom::End(0)).is_ok_and(|end| end < self.shape.size_bytes)
     }
 }
 
@@ -280,12 +309,6 @@ pub fn zeroing(may_discard: bool) -> FallocateFlags {
         FallocateFlags::ZERO_RANGE
     };
     how | FallocateFlags::KEEP_SIZE
-}
-
-/// The errno of a store's error.
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn errno(why: io::Error) -> Errno {
-    why.raw_os_error().map_or(Errno::EIO, Errno::of_store)
 }
 
 /// Nobody else may use a store, unless all only read it.

@@ -17,9 +17,9 @@ use zerocopy::IntoBytes;
 use super::at_once::AtOnce;
 use super::place::Place;
 use super::process::spawn_unprivileged;
-use crate::block::{Carrier, Ended, Errno, Transfer, Work};
+use crate::block::{Carrier, Ended, Transfer, Work};
 use crate::limits;
-use crate::store::zeroing;
+use crate::store::{Store, zeroing};
 
 /// Carries out the transfers of one target.
 #[derive(Debug)]
@@ -139,12 +139,12 @@ impl Blocking {
         let place = &self.place;
         self.at_once[usize::from(transfer.store)][direction]
             .run(waiting, |flags| move_bytes(place, transfer, flags))
-            .map(ended)
+            .map(|result| ended(place, transfer, result))
     }
 }
 
-fn ended(result: io::Result<u32>) -> Ended {
-    result.map_err(|why| why.raw_os_error().map_or(Errno::EIO, Errno::of_store))
+fn ended(place: &Place, transfer: &Transfer, result: io::Result<u32>) -> Ended {
+    store(place, transfer).ended(result)
 }
 
 impl AsFd for Blocking {
@@ -195,7 +195,7 @@ fn work(
         let result = loop {
             match carry_out(place, &transfer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break ended(result),
+                result => break ended(place, &transfer, result),
             }
         };
         if results.send((token, result)).is_err() {
@@ -223,8 +223,12 @@ fn carry_out(place: &Place, transfer: &Transfer) -> io::Result<u32> {
     }
 }
 
+fn store<'a>(place: &'a Place, transfer: &Transfer) -> &'a Store {
+    &place.stores.all()[usize::from(transfer.store)]
+}
+
 fn file<'a>(place: &'a Place, transfer: &Transfer) -> &'a File {
-    &place.stores.all()[usize::from(transfer.store)].file
+    &store(place, transfer).file
 }
 
 /// Reads or writes once.

@@ -56,8 +56,9 @@ pub enum Event<'a> {
     Ended(u32, Ended),
 }
 
-/// In the number of a command: it is a transfer, and the rest is its token.
+/// In the number of a command: it is a transfer; above is its store, and below its token.
 const TRANSFER: u64 = 1 << 32;
+const STORE_SHIFT: u32 = 33;
 
 struct Queue {
     id: u16,
@@ -191,11 +192,10 @@ impl QueueRing {
         for completion in self.ring.completion() {
             let (number, result) = (completion.user_data(), completion.result());
             // All our commands carry a slot or a token, which is below 2^32.
-            let low = u32::try_from(number & !TRANSFER).unwrap_or(u32::MAX);
+            let low = u32::try_from(number & (TRANSFER - 1)).unwrap_or(u32::MAX);
             if number & TRANSFER != 0 {
                 self.under_way -= 1;
-                let ended = u32::try_from(result).map_err(|_| Errno::of_store(-result));
-                event(Event::Ended(low, ended));
+                event(Event::Ended(low, ended(&self.place, number, result)));
                 continue;
             }
             match result {
@@ -325,10 +325,8 @@ impl Carrier for QueueRing {
             }
             _ => self.transfer(transfer),
         };
-        push(
-            &mut self.ring,
-            &entry.user_data(TRANSFER | u64::from(token)),
-        )?;
+        let number = u64::from(transfer.store) << STORE_SHIFT | TRANSFER | u64::from(token);
+        push(&mut self.ring, &entry.user_data(number))?;
         self.under_way += 1;
         Ok(())
     }
@@ -351,6 +349,19 @@ impl Drop for QueueRing {
         if self.armed > 0 || self.under_way > 0 {
             Box::leak(Box::new(self.place.clone()));
         }
+    }
+}
+
+/// How a transfer with this number ended.
+fn ended(place: &Place, number: u64, result: i32) -> Ended {
+    let store = usize::try_from(number >> STORE_SHIFT).ok();
+    let store = store.and_then(|store| place.stores.all().get(store));
+    let result =
+        u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()));
+    match store {
+        Some(store) => store.ended(result),
+        // A copy.
+        None => result.map_err(|_| Errno::EIO),
     }
 }
 
