@@ -106,7 +106,8 @@ impl Prepared {
         Prepared::of(&artefact, &[], &[], limits)
     }
 
-    fn of(
+    /// Loads one that is compiled.
+    pub(crate) fn of(
         artefact: &Artefact,
         options: &[(&str, &str)],
         stores: &[String],
@@ -141,6 +142,11 @@ impl Prepared {
             ..self.0.clone()
         };
         Ok((opener.open()?, health))
+    }
+
+    /// What is opened.
+    pub(crate) fn guest(&self) -> &Guest {
+        &self.0.guest
     }
 
     /// Makes an instance, with what carries out its transfers.

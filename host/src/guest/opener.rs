@@ -126,7 +126,7 @@ impl Opener {
         Ok(begun.running)
     }
 
-    fn new_session(&self) -> Session {
+    fn new_session(&self) -> Result<Session> {
         Session::new(&self.guest, &self.clock, self.health.clone())
     }
 
@@ -136,7 +136,7 @@ impl Opener {
         before: Option<&Place>,
     ) -> Result<Begun> {
         let guest = &self.guest;
-        let mut session = self.new_session();
+        let mut session = self.new_session()?;
         let opened = session.call(|store| {
             let instance = guest.linked.instantiate(&mut *store)?;
             open_device(store, &instance, (device, trim), &self.options)
@@ -162,7 +162,7 @@ impl Opener {
     ) -> Result<Begun> {
         let guest = &self.guest;
         let arena = before.and_then(|place| place.arena.clone());
-        let mut session = self.new_session();
+        let mut session = self.new_session()?;
         // Until this instance sees the arena of the one before, it is there beside its own memory.
         let mut kept = Limiter::new(guest.budget.clone());
         if !kept.take(0, arena.as_ref().map_or(0, Arena::bytes), 1) {

@@ -12,7 +12,7 @@ use super::fault::Health;
 use super::imports::State;
 use super::loaded::Guest;
 use super::pace::Pace;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::store::Grant;
 
 /// One running copy of a guest, with a store of its own: a trap ends it, and nothing else.
@@ -27,21 +27,25 @@ pub(super) struct Session {
 
 impl Session {
     /// A store for one instance, which is called under this deadline.
-    pub(super) fn new(guest: &Guest, clock: &Clock, health: Arc<Health>) -> Session {
+    ///
+    /// # Errors
+    ///
+    /// Where the guest's limit has no memory for it.
+    pub(super) fn new(guest: &Guest, clock: &Clock, health: Arc<Health>) -> Result<Session> {
         let deadline = guest.limits.deadline;
-        let mut store = guest.new_store();
+        let mut store = guest.new_store()?;
         let pace = |allowance| Pace::new(allowance, guest.meter.clone(), clock.ticks());
         let pace = guest.allowance.clone().map(pace);
         let call = clock.watch(guest.meter.clone(), deadline, pace.is_some());
         store.data_mut().pace = pace;
         keep_time(&mut store, call.clone());
-        Session {
+        Ok(Session {
             store,
             deadline,
             call,
             health,
             clock: clock.clone(),
-        }
+        })
     }
 
     /// The longest call.

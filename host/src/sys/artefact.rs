@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::slice;
 
 use wasmtime::component::Component;
 use wasmtime::{Engine, Result};
@@ -36,4 +37,13 @@ impl Artefact {
         // the mapping ends.
         unsafe { Component::deserialize_file(engine, path) }
     }
+}
+
+/// What was loaded, as wasmtime has it in memory.
+#[must_use]
+pub fn image(component: &Component) -> &[u8] {
+    let range = component.image_range();
+    let bytes = range.end.addr() - range.start.addr();
+    // SAFETY: it is one mapping, which nobody writes to, and which stays as long as the component.
+    unsafe { slice::from_raw_parts(range.start, bytes) }
 }

@@ -19,7 +19,7 @@ mod slots;
 mod socket;
 
 pub use arena::{Arena, Lent};
-pub use artefact::Artefact;
+pub use artefact::{Artefact, image};
 pub use blocking::Blocking;
 pub use confine::{deny_write_execute, unshare_mounts};
 pub use lock::lock_file;
