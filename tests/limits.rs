@@ -13,7 +13,7 @@ use wasmblk::error::Error;
 use wasmblk::guest::{Cache, Limits, Source, compile, new_engine};
 use wasmblk::limits::{self, DEPTH_DEFAULT};
 
-use crate::adversary::large_instances;
+use crate::adversary::{large_instances, many_ops};
 use crate::cli::{Folder, expect};
 use crate::direct::{self, Direct, Prepared};
 
@@ -82,12 +82,14 @@ fn what_instances_take_beside_their_memories_is_counted() {
             memory_bytes: 4 << 30,
             ..direct::limits()
         };
+        let mut guests = large_instances();
+        guests.push(("operations", 64 << 16, many_ops()));
         let prepare = |(name, memory_bytes, bytes): (&'static str, u64, Vec<u8>)| {
             let file = folder.file("guest.wasm", &bytes);
             let prepared = Prepared::of_file(&file, limits).expect("it loads");
             (name, memory_bytes, prepared)
         };
-        let guests: Vec<_> = large_instances().into_iter().map(prepare).collect();
+        let guests: Vec<_> = guests.into_iter().map(prepare).collect();
         // The first few find room in what the compiler has left behind.
         let mut opened = Vec::new();
         for (name, memory_bytes, prepared) in &guests {
@@ -102,7 +104,8 @@ fn what_instances_take_beside_their_memories_is_counted() {
             }
             let told = format!("{name}: {takes} bytes, {counted} are counted");
             assert!(takes <= counted + (64 << 10), "{told}");
-            assert!(counted < 2 * takes, "{told}");
+            // What the kernel keeps of operations is not seen here.
+            assert!(counted < 2 * takes || *name == "operations", "{told}");
         }
         drop(opened);
         for (name, _, prepared) in guests {

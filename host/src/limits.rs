@@ -108,6 +108,10 @@ pub const RING_ACTIONS_MAX: u32 = 65536;
 /// Operations that a guest of the contract `ring` may have under way: the same.
 pub const RING_OPS_MAX: u32 = 65536;
 
+/// What the host and the kernel's ring keep of each of them, whether it is under way or not; it counts as the guest's
+/// memory.
+pub const RING_OP_BYTES: usize = 256;
+
 /// The longest timer of a guest; longer ones are due after this.
 pub const RING_TIMER_MAX: Duration = Duration::from_secs(24 * 3600);
 

@@ -63,6 +63,11 @@ impl Session {
         self.store.data()
     }
 
+    /// Counts memory of the host as the guest's, as long as this instance is there; says whether there was room.
+    pub(super) fn take_memory(&mut self, bytes: usize) -> bool {
+        self.store.data_mut().limiter.take(0, bytes, 1)
+    }
+
     /// How to grant what it looked for in vain, behind an error that may be due to that.
     pub(super) fn explain(&self, error: Error) -> Error {
         let missing = &self.store.data().missing;
