@@ -16,6 +16,8 @@ use seccompiler::{
     apply_filter, apply_filter_all_threads, sock_filter,
 };
 
+use crate::sys::PR_SET_MDWE;
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Memory, threads, time, signals, and files that are open.
@@ -147,6 +149,9 @@ const NEVER: &[c_long] = &[
     libc::SYS_vfork,
 ];
 
+/// How memory becomes code.
+const CODE: [c_long; 2] = [libc::SYS_mmap, libc::SYS_mprotect];
+
 /// What `fcntl` may do: nothing that sends signals.
 const FCNTL: [libc::c_int; 8] = [
     libc::F_DUPFD,
@@ -166,14 +171,17 @@ const PRCTL: [libc::c_int; 3] = [
     libc::PR_SET_NO_NEW_PRIVS,
 ];
 
-/// For this thread, and those that it starts.
+/// For this thread, and those that it starts. The guest is still to be loaded.
 pub(super) fn allow_serving_device() -> io::Result<()> {
     let mut rules = serving()?;
-    // A further filter refuses rings, once they are made.
-    let rings = RINGS
+    // Further filters refuse code, once it is loaded, and rings, once they are made.
+    let more = RINGS
         .iter()
+        .chain(&CODE)
         .chain(&[libc::SYS_io_uring_enter, libc::SYS_seccomp]);
-    rules.extend(rings.map(|&call| (call, Vec::new())));
+    rules.extend(more.map(|&call| (call, Vec::new())));
+    let deny = rule(&[(0, Eq, number(PR_SET_MDWE))])?;
+    rules.entry(libc::SYS_prctl).or_default().push(deny);
     for filter in [never()?, allow(rules)?] {
         apply_filter(&enter_first(filter)?).map_err(io::Error::other)?;
     }
@@ -186,6 +194,17 @@ pub(super) fn allow_compiling() -> io::Result<()> {
         apply_filter(&filter).map_err(io::Error::other)?;
     }
     Ok(())
+}
+
+/// For this thread, and those that it starts: no memory becomes code any more.
+pub(super) fn refuse_code() -> io::Result<()> {
+    let exec = number(libc::PROT_EXEC);
+    let mut rules = Rules::new();
+    for call in CODE {
+        rules.insert(call, vec![rule(&[(2, MaskedEq(exec), exec)])?]);
+    }
+    let filter = filter(rules, SeccompAction::Allow, ENOSYS)?;
+    apply_filter(&enter_first(filter)?).map_err(io::Error::other)
 }
 
 /// For all threads: all rings are made, and no thread is missing.
@@ -214,7 +233,7 @@ pub(super) fn allow_serving_clients(command: Option<Pid>) -> io::Result<()> {
 fn serving() -> io::Result<Rules> {
     let mut rules: Rules = SERVING.iter().map(|&call| (call, Vec::new())).collect();
     let exec = number(libc::PROT_EXEC);
-    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+    for call in CODE {
         rules.insert(call, vec![rule(&[(2, MaskedEq(exec), 0)])?]);
     }
     // A thread, not a process. Of clone3 the kernel shows no flags: without it, the libc takes this one.
