@@ -21,7 +21,8 @@ use wasmblk::block::{Backend, Errno};
 use wasmblk::guest::Limits;
 
 use self::case::{Case, End};
-pub(crate) use self::component::instances_without_end;
+pub(crate) use self::component::{instances_without_end, large_instances};
+pub(crate) use self::ring::many_ops;
 pub(crate) use self::text::large_guest;
 use crate::cli::Folder;
 use crate::direct::{self, Direct, Prepared};

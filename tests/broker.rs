@@ -103,6 +103,8 @@ fn what_is_in_use_is_not_deleted_and_quotas_hold() {
         );
         let zero_copy = ["add", &null, "--data-path", "zero-copy"];
         assert_ne!(alice.call(&zero_copy).code, 0);
+        // What is gone counts until its warden has seen that.
+        wait_until("it counts nothing", || processes().len() == 1);
         for _ in 0..3 {
             let _ = alice.add("null", &["--depth", "1"]);
         }

@@ -6,8 +6,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tests::disk::wait_until;
+use tests::bed::in_bed;
+use tests::disk::{Disk, nothing_left, wait_until, wasmblk};
 use tests::paths;
+use tests::uml::Machine;
 use wasmblk::guest::{Cache, Source, compile, new_engine};
 
 use crate::adversary::{instances_without_end, large_guest};
@@ -99,6 +101,24 @@ fn the_compiler_has_no_privilege() {
     server.kill().expect("it runs");
     server.wait().expect("it has ended");
     wait_until("it has ended too", || !fs::exists(&status).unwrap_or(true));
+}
+
+#[test]
+fn a_guest_is_loaded_by_who_has_nothing() {
+    in_bed(&Machine::default(), || {
+        Disk::add("null", &[]).del();
+        let null = paths::guest("null").display().to_string();
+        let compiled = fs::read_dir("/tmp/cache").expect("a folder").next();
+        let compiled = compiled.expect("a file").expect("a name").path();
+        // What a compiler might write that somebody else has taken over.
+        fs::write(compiled, "other code").expect("it is ours");
+        let reply = wasmblk(&["--log", "debug", "add", &null]);
+        expect(&reply, 1, &["cannot load the compiled", "--cache-dir"]);
+        let (before, _) = reply.stderr.split_once("cannot load").expect("words");
+        let on = "confined by: mounts capabilities no-new-privs seccomp";
+        assert!(before.contains(on), "{before}");
+        nothing_left();
+    });
 }
 
 #[test]

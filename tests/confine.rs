@@ -16,6 +16,7 @@ use tests::disk::{Disk, fio, must, nothing_left, processes, run, wait_until, was
 use tests::paths;
 use tests::uml::Machine;
 use wasmblk::confine::{self, Layer, Needed};
+use wasmblk::guest::{Source, compile_here, new_engine};
 
 /// A line of /proc/PID/status.
 fn status(pid: &str, name: &str) -> String {
@@ -75,8 +76,8 @@ fn a_data_plane_has_nothing() {
         let disk = Disk::add("memory", &["--set", "size=64M", "--queues", "1"]);
         let pid = disk.info("/pid");
         assert_confined(&pid);
-        // Two from the begin, and one that refuses rings and threads when all are there.
-        assert_each(&pid, "Seccomp_filters", "3");
+        // Two from the begin, one that refuses code when it is loaded, and one that refuses rings and threads at last.
+        assert_each(&pid, "Seccomp_filters", "4");
         let minder = status(&pid, "PPid");
         assert_eq!(status(&minder, "Name"), "wasmblk-minder");
         // CAP_SYS_ADMIN and CAP_DAC_OVERRIDE.
@@ -115,8 +116,16 @@ fn what_is_left_is_nothing() {
     in_bed(&Machine::default(), || {
         let confined = thread::spawn(|| {
             let store = File::open("/proc/self/status").expect("it is there");
+            let engine = new_engine().expect("an engine");
+            let source = Source::read(&paths::guest("null")).expect("it is built");
+            let artefact = compile_here(&engine, &source).expect("it is valid");
             let layers = confine::for_device(&Needed::default());
             assert!(layers.contains(&Layer::Seccomp), "{layers:?}");
+            // The guest is loaded now, and after that no code is.
+            artefact.load(&engine).expect("it is machine code");
+            assert_eq!(confine::load_no_more_code(), [Layer::WriteExecute]);
+            let error = artefact.load(&engine).expect_err("code was loaded");
+            assert!(format!("{error:#}").contains("executable"), "{error:#}");
             // What is open is of use; nothing else can be had.
             let text = read_to_string(store).expect("it is open");
             assert!(text.contains("CapEff"));

@@ -121,7 +121,8 @@ impl Prepared {
         Prepared::granted(&artefact, &[], granted, limits)
     }
 
-    fn of(
+    /// Loads one that is compiled.
+    pub(crate) fn of(
         artefact: &Artefact,
         options: &[(&str, &str)],
         stores: &[String],
@@ -171,6 +172,11 @@ impl Prepared {
             ..self.0.clone()
         };
         Ok((opener.open()?, health))
+    }
+
+    /// What is opened.
+    pub(crate) fn guest(&self) -> &Guest {
+        &self.0.guest
     }
 
     /// Makes an instance, with what carries out its transfers.

@@ -71,10 +71,7 @@ fn a_guest_that_would_be_refused_is_shown_with_the_reason() {
     let new = patched("null", "@0.1.0", "@0.2.0");
     let other = patched("null", "wasmblk:block/", "another:packs/");
     let pair = [b"\0asm\x0d\0\x01\0".to_vec(), memory_of_64_bits()].concat();
-    let globals = "(global i64 (i64.const 1))".repeat(70_000);
-    let globals = wat::parse_str(format!("(component (core module {globals}))")).expect("text");
     for (bytes, reason, contract) in [
-        (globals, "a module with globals", false),
         (
             net,
             "wasi:net/socketsxx@0.1.0, which this wasmblk does not grant",

@@ -1,5 +1,6 @@
 //! What a guest may use, and what is told of what it uses.
 
+use std::fs;
 use std::thread;
 use std::time::Instant;
 
@@ -8,11 +9,13 @@ use tests::disk::{Disk, must};
 use tests::paths;
 use tests::uml::Machine;
 use wasmblk::block::{Backend, Errno};
-use wasmblk::guest::Limits;
+use wasmblk::error::Error;
+use wasmblk::guest::{Cache, Limits, Source, compile, new_engine};
 use wasmblk::limits::{self, DEPTH_DEFAULT};
 
+use crate::adversary::{large_instances, many_ops};
 use crate::cli::{Folder, expect};
-use crate::direct::{self, Direct};
+use crate::direct::{self, Direct, Prepared};
 
 fn open(guest: &str, options: &[(&str, &str)], limits: Limits) -> Direct {
     Direct::open_limited(guest, options, &[], limits).expect("it opens")
@@ -61,6 +64,79 @@ fn memory_in_use_is_counted_and_given_back() {
     assert!(guest.usage().memory_bytes >= before + (8 << 20));
     drop(disk);
     assert_eq!(guest.usage().memory_bytes, 0);
+}
+
+/// Memory that this process has and shares with no file.
+fn own_bytes() -> u64 {
+    let all = fs::read_to_string("/proc/self/smaps_rollup").expect("this kernel has it");
+    let line = all.lines().find_map(|line| line.strip_prefix("Anonymous:"));
+    let kib = line.expect("a line").trim().trim_end_matches(" kB");
+    kib.parse::<u64>().expect("a number") << 10
+}
+
+#[test]
+fn what_instances_take_beside_their_memories_is_counted() {
+    in_bed(&Machine::default(), || {
+        let folder = Folder::new("instances");
+        let limits = Limits {
+            memory_bytes: 4 << 30,
+            ..direct::limits()
+        };
+        let mut guests = large_instances();
+        guests.push(("operations", 64 << 16, many_ops()));
+        let prepare = |(name, memory_bytes, bytes): (&'static str, u64, Vec<u8>)| {
+            let file = folder.file("guest.wasm", &bytes);
+            let prepared = Prepared::of_file(&file, limits).expect("it loads");
+            (name, memory_bytes, prepared)
+        };
+        let guests: Vec<_> = guests.into_iter().map(prepare).collect();
+        // The first few find room in what the compiler has left behind.
+        let mut opened = Vec::new();
+        for (name, memory_bytes, prepared) in &guests {
+            let used = || prepared.guest().usage().memory_bytes;
+            let (mut takes, mut counted) = (0, 0);
+            for _ in 0..16 {
+                let before = (own_bytes(), used());
+                opened.push(prepared.open().expect("it opens"));
+                takes = takes.max(own_bytes().saturating_sub(before.0));
+                // It has hardly touched a page of its memory.
+                counted = used() - before.1 - memory_bytes;
+            }
+            let told = format!("{name}: {takes} bytes, {counted} are counted");
+            assert!(takes <= counted + (64 << 10), "{told}");
+            // What the kernel keeps of operations is not seen here.
+            assert!(counted < 2 * takes || *name == "operations", "{told}");
+        }
+        drop(opened);
+        for (name, _, prepared) in guests {
+            assert_eq!(prepared.guest().usage().memory_bytes, 0, "{name}");
+        }
+    });
+}
+
+#[test]
+fn instances_of_a_guest_from_the_cache_are_counted() {
+    let folder = Folder::new("older");
+    let cache = Cache::open(folder.path("cache").as_ref()).expect("a folder");
+    let (_, _, bytes) = large_instances().swap_remove(0);
+    let source = Source::read(folder.file("guest.wasm", &bytes).as_ref()).expect("a guest");
+    let engine = new_engine().expect("an engine");
+    // As an older wasmblk does, which counts nothing.
+    let code = engine.precompile_component(&bytes).expect("it is valid");
+    for compiled in [Some(code), None] {
+        let compiler = |_: &Source| compiled.ok_or(Error::failed("it is not in the cache"));
+        let artefact = compile(&engine, &source, Some(&cache), compiler).expect("machine code");
+        let limits = Limits {
+            memory_bytes: 4 << 20,
+            ..direct::limits()
+        };
+        let guest = Prepared::of(&artefact, &[], &[], limits).expect("it loads");
+        let error = guest.open().map(drop).expect_err("it has no room").chain();
+        for word in ["each instance", "KiB", "4 MiB", "--memory-mib"] {
+            assert!(error.contains(word), "{error}");
+        }
+        assert_eq!(guest.guest().usage().memory_bytes, 0);
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub const ANSWERS_HELD_MAX: u32 = 16;
 /// A guest's file. The largest ordinary guest, a Python interpreter inside, has 18 MB.
 pub const GUEST_FILE_BYTES_MAX: u64 = 64 << 20;
 
-/// Memory of one guest (all linear memories and tables of all its instances) unless `--memory-mib` says otherwise:
+/// Memory of one guest (all its instances, with their linear memories and tables) unless `--memory-mib` says otherwise:
 /// enough for a RAM disk to try things with, and for a slot of the longest transfer for each of 128 tags; a small
 /// part of an ordinary machine. One bulk memory instruction over all of it, which no deadline interrupts, takes 0.6 s
 /// where the pages are fresh, and 0.05 s after that; a string as long as that, which one component inside the guest
@@ -62,15 +62,10 @@ pub const COMPILE_WAIT_TIME: Duration = Duration::from_secs(60);
 pub const COMPILED_BYTES_MAX: u64 = 8 * GUEST_FILE_BYTES_MAX;
 
 /// Core instances and tables inside one instance of a guest, and memories. Toolchains make up to a dozen
-/// of the former and one of the latter. What they hold beside memories and tables is not counted.
+/// of the former and one of the latter.
 pub const GUEST_PARTS_MAX: usize = 32;
 /// See [`GUEST_PARTS_MAX`].
 pub const GUEST_MEMORIES_MAX: usize = 8;
-
-/// What an instance of one module may hold in the host beside memories and tables: globals, imports, exports, and
-/// the functions in its elements. It is not counted as the guest's memory: all [`GUEST_PARTS_MAX`] together, 32 MiB,
-/// come on top. It has room for 32768 functions whose address is taken.
-pub const GUEST_INSTANCE_BYTES_MAX: u64 = 1 << 20;
 
 /// A policy file: as many stores as there may be, with long paths.
 pub const POLICY_BYTES_MAX: u64 = 512 << 10;
@@ -112,6 +107,10 @@ pub const RING_ACTIONS_MAX: u32 = 65536;
 
 /// Operations that a guest of the contract `ring` may have under way: the same.
 pub const RING_OPS_MAX: u32 = 65536;
+
+/// What the host and the kernel's ring keep of each of them, whether it is under way or not; it counts as the guest's
+/// memory.
+pub const RING_OP_BYTES: usize = 256;
 
 /// The longest timer of a guest; longer ones are due after this.
 pub const RING_TIMER_MAX: Duration = Duration::from_secs(24 * 3600);

@@ -71,7 +71,41 @@ pub(crate) fn instances_without_end() -> Vec<u8> {
     disk_with(&doubled(40))
 }
 
+/// Guests whose instances take much beside their memories, and how much they have of those.
+pub(crate) fn large_instances() -> Vec<(&'static str, u64, Vec<u8>)> {
+    let each = |module: &str| {
+        let instances = "(core instance (instantiate $m))".repeat(28);
+        format!("(core module $m {module}) {instances}")
+    };
+    let (mut numbers, mut given, mut imports) = (String::new(), String::new(), String::new());
+    for n in 0..3000 {
+        numbers += &format!("{n} ");
+        given += &format!(r#"(export "{n}" (func $f))"#);
+        imports += &format!(r#"(import "all" "{n}" (func))"#);
+    }
+    let instance = r#"(core instance (instantiate $m (with "all" (instance $all))))"#.repeat(20);
+    let importing = format!(
+        r#"(core module $one (func (export "f"))) (core instance $one (instantiate $one))
+        (alias core export $one "f" (core func $f)) (core instance $all {given})
+        (core module $m {imports}) {instance}"#
+    );
+    let globals = "(global i64 (i64.const 1))".repeat(10_000);
+    // What others can call is made when somebody asks for it.
+    let functions = format!("{} (elem func {numbers})", "(func)".repeat(3000));
+    let elements = format!("(func $f) (elem func {})", "$f ".repeat(8_000));
+    let rows = [
+        ("globals", each(&globals)),
+        ("functions", each(&functions)),
+        ("elements", each(&elements)),
+        ("imports", importing),
+        ("components", doubled(12)),
+    ];
+    rows.map(|(name, more)| (name, 4 << 16, disk_with(&more)))
+        .into()
+}
+
 /// Many of what a guest may have few.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn crowds() -> Vec<Case> {
     use End::{Refused, Serves};
     let each = |module: &str, count: usize| {
@@ -85,7 +119,8 @@ fn crowds() -> Vec<Case> {
     let fill_table = "(table $t 1 funcref) (func $begin
         (loop $grow (br_if $grow (i32.ne (table.grow $t (ref.null func) (i32.const 4096)) (i32.const -1)))))
         (start $begin)";
-    let elements = format!("(func $f) (elem declare func {})", "$f ".repeat(40_000));
+    let globals = |count: usize| "(global i64 (i64.const 1))".repeat(count);
+    let elements = format!("(func $f) (elem func {})", "$f ".repeat(170_000));
     cases([
         ("8 memories by instances", each("(memory 1)", 7), Serves),
         (
@@ -129,14 +164,19 @@ fn crowds() -> Vec<Case> {
         ),
         ("a component 2 to the 10 times", doubled(10), Serves),
         (
-            "28 times 70,000 globals",
-            each(&"(global i64 (i64.const 1))".repeat(70_000), 28),
-            Refused("a module with globals"),
+            "28 times 1 MiB of globals",
+            each(&globals(70_000), 28),
+            Serves,
         ),
         (
-            "28 times 40,000 elements",
+            "28 times 2.5 MiB of globals",
+            each(&globals(160_000), 28),
+            Refused("--memory-mib"),
+        ),
+        (
+            "28 times 2.5 MiB of elements",
             each(&elements, 28),
-            Refused("a module with globals"),
+            Refused("--memory-mib"),
         ),
     ])
 }

@@ -16,6 +16,15 @@ const WILD: [u32; 9] = [
     0xffff_ffff,
 ];
 
+/// Has as many operations as a guest may have, in the `open` of a ring.
+const MANY_OPS: &str = "(call $lend (i32.const 0x100000) (i32.const 0x300000))
+    (i32.store (i32.const 64) (i32.const 0x10000)) (return (i32.const 0))";
+
+/// A guest that does.
+pub(crate) fn many_ops() -> Vec<u8> {
+    ring(&[("open", MANY_OPS.into())])
+}
+
 /// Wild values in every field of what describes the device, by both contracts.
 fn descriptions() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -79,6 +88,13 @@ fn rings() -> Vec<Case> {
         (br_if $flood (i32.lt_u (local.get $n) (i32.const 20000)))) (local.set $n (i32.const 0))";
     let more = "(return (i32.or (local.get $n) (i32.const 0x80000000)))";
     let rows = [
+        ("65,536 operations", "open", MANY_OPS.into(), Serves),
+        (
+            "65,536 operations and no memory for them",
+            "open",
+            format!("(drop (memory.grow (i32.const 784))) {MANY_OPS}"),
+            Refused("--memory-mib"),
+        ),
         ("a loop in poll", "poll", LOOP.into(), Refused("deadline")),
         (
             "a panic in poll",

@@ -78,14 +78,21 @@ pub struct Needed<'a> {
 /// What came of a layer.
 pub type Outcome = (Layer, io::Result<()>);
 
-/// Gives up everything that a data plane does not need: its guest is loaded, all its files are open but what is
-/// `needed`, and there is one thread yet. Says which layers are on.
+/// Gives up everything that a data plane does not need: all its files are open but what is `needed`, and there is one
+/// thread yet. Its guest is loaded after this: who could make the compiler write what he wants finds nothing here
+/// either. Says which layers are on.
 #[must_use]
 pub fn for_device(needed: &Needed<'_>) -> Vec<Layer> {
-    let mut layers = held(everything(needed));
+    let mut layers = held(all_but_code(needed));
     // Rings are made later, and none without it.
     layers.push(Layer::IoUring);
     layers
+}
+
+/// The same, once its guest is loaded: nothing else becomes code.
+#[must_use]
+pub fn load_no_more_code() -> Vec<Layer> {
+    held(vec![(Layer::WriteExecute, refuse_code())])
 }
 
 /// The same, once a data plane has all its rings and threads.
@@ -174,19 +181,30 @@ pub fn for_clients(
 /// threads.
 #[must_use]
 pub fn probe() -> Vec<Outcome> {
-    let probed = thread::spawn(|| everything(&Needed::default())).join();
-    probed.unwrap_or_default()
+    let everything = || {
+        let mut outcomes = all_but_code(&Needed::default());
+        outcomes.push((Layer::WriteExecute, refuse_code()));
+        outcomes
+    };
+    thread::spawn(everything).join().unwrap_or_default()
 }
 
-fn everything(needed: &Needed<'_>) -> Vec<Outcome> {
+fn all_but_code(needed: &Needed<'_>) -> Vec<Outcome> {
     vec![
         (Layer::Mounts, mounts::leave_all()),
         (Layer::Capabilities, drop_capabilities()),
         (Layer::NoNewPrivs, no_new_privs()),
         (Layer::Landlock, landlock::only_needed(&[], needed, false)),
-        (Layer::WriteExecute, deny_write_execute()),
         (Layer::Seccomp, system_calls::allow_serving_device(needed)),
     ]
+}
+
+/// Two ways, each of which has gaps that the other has not: the first knows nothing of files that were written before,
+/// the second nothing of what a mapping was.
+fn refuse_code() -> io::Result<()> {
+    let denied = deny_write_execute();
+    system_calls::refuse_code()?;
+    denied
 }
 
 fn no_new_privs() -> io::Result<()> {

@@ -17,7 +17,7 @@ use seccompiler::{
 };
 
 use super::Needed;
-use crate::sys::CACHESTAT;
+use crate::sys::{CACHESTAT, PR_SET_MDWE};
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -182,6 +182,9 @@ const NEVER: &[c_long] = &[
     libc::SYS_vfork,
 ];
 
+/// How memory becomes code.
+const CODE: [c_long; 2] = [libc::SYS_mmap, libc::SYS_mprotect];
+
 /// What `fcntl` may do: nothing that sends signals.
 const FCNTL: [libc::c_int; 9] = [
     libc::F_DUPFD,
@@ -202,12 +205,14 @@ const PRCTL: [libc::c_int; 3] = [
     libc::PR_SET_NO_NEW_PRIVS,
 ];
 
-/// For this thread, and those that it starts.
+/// For this thread, and those that it starts. The guest is still to be loaded.
 pub(super) fn allow_serving_device(needed: &Needed<'_>) -> io::Result<()> {
     let mut rules = serving(needed)?;
-    // A further filter refuses rings, once they are made.
-    rules.extend(any_of(RINGS));
-    rules.extend(any_of(&[libc::SYS_io_uring_enter, libc::SYS_seccomp]));
+    // Further filters refuse code, once it is loaded, and rings, once they are made.
+    let more = any_of(RINGS).chain(any_of(&CODE));
+    rules.extend(more.chain(any_of(&[libc::SYS_io_uring_enter, libc::SYS_seccomp])));
+    let deny = rule(&[(0, Eq, number(PR_SET_MDWE))])?;
+    rules.entry(libc::SYS_prctl).or_default().push(deny);
     for filter in [never()?, allow(rules)?] {
         apply_filter(&enter_first(filter)?).map_err(io::Error::other)?;
     }
@@ -220,6 +225,17 @@ pub(super) fn allow_compiling() -> io::Result<()> {
         apply_filter(&filter).map_err(io::Error::other)?;
     }
     Ok(())
+}
+
+/// For this thread, and those that it starts: no memory becomes code any more.
+pub(super) fn refuse_code() -> io::Result<()> {
+    let exec = number(libc::PROT_EXEC);
+    let mut rules = Rules::new();
+    for call in CODE {
+        rules.insert(call, vec![rule(&[(2, MaskedEq(exec), exec)])?]);
+    }
+    let filter = filter(rules, SeccompAction::Allow, ENOSYS)?;
+    apply_filter(&enter_first(filter)?).map_err(io::Error::other)
 }
 
 /// For all threads: all rings are made, and no thread is missing.
@@ -258,7 +274,7 @@ fn serving(needed: &Needed<'_>) -> io::Result<Rules> {
         rules.insert(libc::SYS_socket, families.collect::<io::Result<_>>()?);
     }
     let exec = number(libc::PROT_EXEC);
-    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+    for call in CODE {
         rules.insert(call, vec![rule(&[(2, MaskedEq(exec), 0)])?]);
     }
     // A thread, not a process. Of clone3 the kernel shows no flags: without it, the libc takes this one.

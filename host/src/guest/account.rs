@@ -50,9 +50,13 @@ pub struct Account {
 }
 
 impl Account {
+    /// What an operation takes: here, where it is begun, and in the kernel's ring.
+    const OP_BYTES: usize = size_of::<(Token, Reverse<(Instant, u32)>, (u32, Transfer))>() + 128;
+
     /// Nothing is in hand.
     #[must_use]
     pub fn new(terms: Terms) -> Account {
+        const { assert!(Account::OP_BYTES <= limits::RING_OP_BYTES) };
         Account {
             requests: vec![Held::NOTHING; terms.depth as usize].into(),
             held: 0,

@@ -16,7 +16,6 @@ use wasmtime::Engine;
 use super::compile::compile;
 use super::engine::new_engine;
 use super::source::Source;
-use super::state_size;
 use super::usage::Limits;
 use crate::confine;
 use crate::error::{Context, Error, Result};
@@ -85,7 +84,6 @@ pub fn compile_here(engine: &Engine, source: &Source) -> Result<Artefact> {
 
 /// Machine code, or why there is none.
 fn translate(engine: &Engine, component: &[u8]) -> std::result::Result<Vec<u8>, String> {
-    state_size::check(component)?;
     engine
         .precompile_component(component)
         .map_err(|why| format!("{why:#}"))

@@ -6,7 +6,6 @@ use wasmparser::{BinaryReaderError, MemoryType, Parser, Payload};
 
 use super::contract::{Contract, Need, refusal};
 use super::fault::word;
-use super::state_size;
 use crate::limits;
 
 /// What a component says of itself.
@@ -92,9 +91,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, String> {
             ));
         }
     }
-    let mut inspection = names.conclude(parts);
-    inspection.refused.extend(state_size::check(bytes).err());
-    Ok(inspection)
+    Ok(names.conclude(parts))
 }
 
 impl Parts {

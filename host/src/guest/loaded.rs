@@ -13,13 +13,13 @@ use super::imports::{self, Granted, State};
 use super::limiter::Budget;
 use super::log::LogGate;
 use super::pace::Allowance;
+use super::state_size;
 use super::usage::{Limits, Meter, Usage};
 use super::wasi;
 use crate::block::{Claims, Geometry};
-use crate::confine::Needed;
 use crate::error::{Context, Error, Result};
 use crate::limits;
-use crate::sys::Artefact;
+use crate::sys::{Artefact, image};
 
 /// Data that a guest may pass to the host, or be given, in one call: a longest transfer and room.
 pub(super) const HOSTCALL_BYTES_MAX: usize = 2 * limits::TRANSFER_BYTES_MAX as usize;
@@ -30,6 +30,8 @@ pub struct Guest {
     pub(super) limits: Limits,
     pub(super) meter: Arc<Meter>,
     pub(super) budget: Budget,
+    /// What each of its instances takes of that beside memories and tables.
+    instance_bytes: usize,
     /// Where its computing time has a limit.
     pub(super) allowance: Option<Arc<Allowance>>,
     log: Arc<LogGate>,
@@ -65,12 +67,14 @@ impl Guest {
         limits: Limits,
         granted: Granted,
     ) -> Result<Guest> {
-        let component = artefact.load(engine).map_err(|why| {
+        let broken = |why: wasmtime::Error| {
             Error::failed(format!(
                 "cannot load the compiled {name}; try an empty --cache-dir"
             ))
             .because(why)
-        })?;
+        };
+        let component = artefact.load(engine).map_err(broken)?;
+        let instance_bytes = state_size::of_instance(image(&component)).map_err(broken)?;
         let contract = contract::check(engine, &component, name)?;
         let misfit = |why: wasmtime::Error| {
             Error::usage(format!(
@@ -95,6 +99,7 @@ impl Guest {
             name: name.to_owned(),
             limits,
             budget: Budget::new(limits.memory_bytes),
+            instance_bytes: usize::try_from(instance_bytes).unwrap_or(usize::MAX),
             allowance: Allowance::new(&limits),
             log: Arc::new(LogGate::new(limits.log_lines, meter.clone())),
             meter,
@@ -119,12 +124,6 @@ impl Guest {
         }
     }
 
-    /// What the process that serves it has to keep.
-    #[must_use]
-    pub fn needed(&self) -> Needed<'_> {
-        self.granted.needed()
-    }
-
     /// What the host has to have ready, in a process that starts no further threads later.
     pub(super) fn prepare(&self) -> Result<()> {
         let network = !self.granted.remotes.is_empty();
@@ -137,16 +136,31 @@ impl Guest {
         self.meter.usage(self.budget.used_bytes() as u64)
     }
 
-    pub(super) fn new_store(&self) -> Store<State> {
+    /// A store for one instance, which has the memory for what that takes by itself.
+    pub(super) fn new_store(&self) -> Result<Store<State>> {
         let engine = self.linked.engine();
         let mut store = Store::new(
             engine,
             State::new(self.budget.clone(), self.log.clone(), &self.granted),
         );
+        if !store.data_mut().limiter.take(0, self.instance_bytes, 1) {
+            return Err(self.no_room());
+        }
         store.limiter(|state| &mut state.limiter);
         store.set_max_component_handles(limits::GUEST_RESOURCES_MAX);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
-        store
+        Ok(store)
+    }
+
+    fn no_room(&self) -> Error {
+        let (name, needed) = (&self.name, self.instance_bytes.div_ceil(1024));
+        let (most, used) = (self.budget.bytes_max(), self.budget.used_bytes());
+        let free = most.saturating_sub(used) / 1024;
+        Error::failed(format!(
+            "each instance of the guest {name} takes {needed} KiB of memory for its globals, functions and imports, \
+             and {free} KiB are left of its {} MiB; give it more with --memory-mib",
+            most >> 20
+        ))
     }
 
     /// What `open` came to: a trap, the guest's own error, or what is wanted.

@@ -127,7 +127,7 @@ impl Opener {
         Ok(begun.running)
     }
 
-    fn new_session(&self) -> Session {
+    fn new_session(&self) -> Result<Session> {
         Session::new(&self.guest, &self.clock, self.health.clone())
     }
 
@@ -137,7 +137,7 @@ impl Opener {
         before: Option<&Place>,
     ) -> Result<Begun> {
         let guest = &self.guest;
-        let mut session = self.new_session();
+        let mut session = self.new_session()?;
         let opened = session.call(|store| {
             let instance = guest.linked.instantiate(&mut *store)?;
             open_device(store, &instance, (device, trim), &self.options)
@@ -163,7 +163,7 @@ impl Opener {
     ) -> Result<Begun> {
         let guest = &self.guest;
         let arena = before.and_then(|place| place.arena.clone());
-        let mut session = self.new_session();
+        let mut session = self.new_session()?;
         // Until this instance sees the arena of the one before, it is there beside its own memory.
         let mut kept = Limiter::new(guest.budget.clone());
         if !kept.take(0, arena.as_ref().map_or(0, Arena::bytes), 1) {

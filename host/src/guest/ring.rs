@@ -130,12 +130,19 @@ impl Opening {
     /// Checks the layout, and polls for the first time.
     pub(super) fn begin(
         self,
-        session: Session,
+        mut session: Session,
         depth: u32,
         geometry: &Geometry,
         stores: &Stores,
     ) -> Result<Ring> {
         let layout = check(&self.disk.layout, &self.arena, depth)?;
+        let ops_bytes = layout.ops_max as usize * limits::RING_OP_BYTES;
+        ensure!(
+            session.take_memory(ops_bytes),
+            "its ops-max of {} takes {} KiB, more than is left of its memory; give it more with --memory-mib",
+            layout.ops_max,
+            ops_bytes.div_ceil(1024)
+        );
         let hidden = self.disk.data == ring::Data::Host;
         let terms = Terms {
             depth,

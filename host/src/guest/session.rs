@@ -12,7 +12,7 @@ use super::fault::Health;
 use super::imports::State;
 use super::loaded::Guest;
 use super::pace::Pace;
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 /// One running copy of a guest, with a store of its own: a trap ends it, and nothing else.
 pub(super) struct Session {
@@ -26,22 +26,26 @@ pub(super) struct Session {
 
 impl Session {
     /// A store for one instance, which is called under this deadline.
-    pub(super) fn new(guest: &Guest, clock: &Clock, health: Arc<Health>) -> Session {
+    ///
+    /// # Errors
+    ///
+    /// Where the guest's limit has no memory for it.
+    pub(super) fn new(guest: &Guest, clock: &Clock, health: Arc<Health>) -> Result<Session> {
         let deadline = guest.limits.deadline;
-        let mut store = guest.new_store();
+        let mut store = guest.new_store()?;
         let pace = |allowance| Pace::new(allowance, guest.meter.clone(), clock.ticks());
         let pace = guest.allowance.clone().map(pace);
         let call = clock.watch(guest.meter.clone(), deadline, pace.is_some());
         store.data_mut().pace = pace;
         store.data_mut().call = Some(call.clone());
         keep_time(&mut store, call.clone());
-        Session {
+        Ok(Session {
             store,
             deadline,
             call,
             health,
             clock: clock.clone(),
-        }
+        })
     }
 
     /// The longest call.
@@ -57,6 +61,11 @@ impl Session {
     /// What belongs to the instance on the host's side.
     pub(super) fn state(&self) -> &State {
         self.store.data()
+    }
+
+    /// Counts memory of the host as the guest's, as long as this instance is there; says whether there was room.
+    pub(super) fn take_memory(&mut self, bytes: usize) -> bool {
+        self.store.data_mut().limiter.take(0, bytes, 1)
     }
 
     /// How to grant what it looked for in vain, behind an error that may be due to that.

@@ -1,47 +1,65 @@
-//! How much memory of the host an instance of a module takes beside its memories and tables. Nothing counts it when
-//! instances are made, so it has a bound before.
+//! How much memory of the host an instance takes beside its memories and tables: globals, functions that others can
+//! call, imports, and what holds them together. wasmtime asks nobody before it takes that, so it is counted before.
 
-use wasmparser::{ElementItems, Parser, Payload};
+use wasmtime_environ::component::{
+    ComponentArtifacts, GlobalInitializer, InstantiateModule, VMComponentOffsets,
+};
+use wasmtime_environ::obj::ELF_WASMTIME_INFO;
+use wasmtime_environ::object::elf::FileHeader64;
+use wasmtime_environ::object::read::elf::ElfFile;
+use wasmtime_environ::object::{Endianness, Object, ObjectSection};
+use wasmtime_environ::{HostPtr, Module, VMOffsets};
 
-use crate::limits;
+/// What comes with each instance of a module, whatever is in it; some hundred bytes by wasmtime's own structures, and
+/// as many for each of its memories and tables.
+const MODULE_BYTES: u64 = 2048;
 
-/// Bytes of a global, and of an import or of a function that others can call.
-const GLOBAL_BYTES: u64 = 16;
-const FUNCTION_BYTES: u64 = 32;
+/// The same for an instance of a component inside the guest, and for a kind of resource.
+const COMPONENT_BYTES: u64 = 64;
 
-/// Says why a component is refused whose modules take too much of it, to be put behind its name. What is not valid is
-/// for the compiler to say.
-pub(super) fn check(component: &[u8]) -> Result<(), String> {
-    let mut bytes: u64 = 0;
-    for payload in Parser::new(0).parse_all(component) {
-        let Ok(payload) = payload else {
-            return Ok(());
-        };
-        bytes = match payload {
-            Payload::ModuleSection { .. } => 0,
-            Payload::GlobalSection(section) => bytes + GLOBAL_BYTES * u64::from(section.count()),
-            Payload::ImportSection(section) => bytes + FUNCTION_BYTES * u64::from(section.count()),
-            Payload::ExportSection(section) => bytes + FUNCTION_BYTES * u64::from(section.count()),
-            Payload::ElementSection(section) => {
-                let elements = section.into_iter().flatten();
-                bytes + FUNCTION_BYTES * elements.map(|it| count(&it.items)).sum::<u64>()
-            }
-            _ => bytes,
-        };
-        if bytes > limits::GUEST_INSTANCE_BYTES_MAX {
-            return Err(format!(
-                "has a module with globals, imports, exports and elements that take {bytes} bytes in each instance, \
-                 more than {}: build it with fewer",
-                limits::GUEST_INSTANCE_BYTES_MAX
-            ));
+/// An element of a segment that the guest may copy into a table later.
+const ELEMENT_BYTES: u64 = 16;
+
+/// A segment of such elements.
+const SEGMENT_BYTES: u64 = 64;
+
+/// An import of a module that is being instantiated, beside what is kept of it.
+const IMPORT_BYTES: u64 = 32;
+
+/// The bytes that each instance of a compiled component takes, from what wasmtime notes of it.
+///
+/// # Errors
+///
+/// Where it is not of this wasmtime.
+pub(super) fn of_instance(code: &[u8]) -> wasmtime::Result<u64> {
+    let file = ElfFile::<FileHeader64<Endianness>>::parse(code)?;
+    let section = file.section_by_name(ELF_WASMTIME_INFO);
+    let noted = section.ok_or_else(|| wasmtime::Error::msg("it says nothing of what is in it"))?;
+    let artefacts: ComponentArtifacts = postcard::from_bytes(noted.data()?)?;
+    let component = &artefacts.info.component;
+    let mut bytes = u64::from(VMComponentOffsets::new(HostPtr, component).size_of_vmctx());
+    let inside = component.num_runtime_component_instances;
+    let parts = [
+        inside,
+        component.num_runtime_instances,
+        component.num_resources,
+    ];
+    bytes += COMPONENT_BYTES * parts.iter().map(|&count| u64::from(count)).sum::<u64>();
+    let mut imports_max = 0;
+    for step in &component.initializers {
+        // A module that is imported is refused: the host has none.
+        if let GlobalInitializer::InstantiateModule(InstantiateModule::Static(index, _), _) = step {
+            let module = &artefacts.static_modules[*index].module;
+            bytes += of_module(module);
+            imports_max = imports_max.max(module.initializers.len());
         }
     }
-    Ok(())
+    Ok(bytes + IMPORT_BYTES * imports_max as u64)
 }
 
-fn count(items: &ElementItems<'_>) -> u64 {
-    match items {
-        ElementItems::Functions(functions) => functions.count().into(),
-        ElementItems::Expressions(_, expressions) => expressions.count().into(),
-    }
+fn of_module(module: &Module) -> u64 {
+    let kept = u64::from(VMOffsets::new(HostPtr, module).size_of_vmctx());
+    let segments = module.passive_elements.values();
+    let elements = segments.map(|(_, count)| SEGMENT_BYTES + ELEMENT_BYTES * count);
+    MODULE_BYTES + kept + elements.sum::<u64>()
 }

@@ -11,7 +11,7 @@ use crate::sys::process_cpu_time;
 /// What a guest may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// All linear memories and tables of all its instances together, in bytes.
+    /// All its instances together, with their linear memories and tables, in bytes.
     pub memory_bytes: u64,
     /// The longest call. It interrupts wasm code, not one bulk memory instruction in it.
     pub deadline: Duration,
@@ -53,7 +53,7 @@ pub(super) struct Meter {
 /// What a guest uses, beside its limits, as `info --json` shows it.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Usage {
-    /// Linear memories and tables that it has now, in bytes.
+    /// Instances that it has now, with their linear memories and tables, in bytes.
     pub memory_bytes: u64,
     /// Its longest call, in steps of [`limits::CLOCK_TICK`]; 0 where none was seen by the clock twice.
     pub longest_call_ms: u64,

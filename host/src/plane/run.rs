@@ -39,8 +39,8 @@ use crate::wake::{Wake, WakeAtEnd, end_with_parent};
 /// How often ending workers are looked for.
 const JOIN_STEP: Duration = Duration::from_millis(5);
 
-/// Serves one device, from opening the guest until a signal, or until somebody stops the device. Before any of
-/// the guest's code runs, this process gives up all that it does not need; what needs privilege its minder does.
+/// Serves one device, from opening the guest until a signal, or until somebody stops the device. Before the
+/// guest is loaded, this process gives up all that it does not need; what needs privilege its minder does.
 ///
 /// # Errors
 ///
@@ -71,18 +71,23 @@ fn serve(
     minder: &Arc<Minder>,
 ) -> Result<()> {
     let mut wake = Wake::new()?;
-    let (engine, guest) = load(&config, artefact, stores)?;
+    let granted = open_granted(&config, stores)?;
+    let engine = new_engine()?;
     // Threads that are started from here on are marked too, and confined.
     if let Err(error) = set_io_flusher() {
         debug!(%error, "cannot be marked as an I/O flusher: keep swap off this device");
     }
     let uid = (config.owner).map_or_else(|| geteuid().as_raw(), |(uid, _)| uid);
     let nothing = nothing().doing(|| "cannot make a pipe".into())?;
-    let confinement = if config.confine {
-        confine::for_device(&guest.needed())
-    } else {
-        Vec::new()
-    };
+    let mut confinement = Vec::new();
+    if config.confine {
+        confinement.extend(confine::for_device(&granted.needed()));
+    }
+    let name = config.guest.display().to_string();
+    let guest = Guest::load(&engine, artefact, &name, config.limits, granted)?;
+    if config.confine {
+        confinement.extend(confine::load_no_more_code());
+    }
     let opener = opener(&config, &engine, guest)?;
     let first = opener.open()?;
     let geometry = first.geometry;
@@ -118,24 +123,20 @@ fn serve(
     result
 }
 
-/// Opens the stores and loads the compiled guest; none of its code runs yet.
-fn load(config: &DeviceConfig, artefact: &Artefact, stores: Vec<File>) -> Result<(Engine, Guest)> {
+/// What the guest is granted, open.
+fn open_granted(config: &DeviceConfig, stores: Vec<File>) -> Result<Granted> {
     let stores = if config.owner.is_some() || config.recover {
         // His rights have opened them; or the minder, for all data planes of the device, one after the other.
         Stores::of(&config.stores, stores)?
     } else {
         Stores::open(&config.stores)?
     };
-    let granted = Granted {
+    Ok(Granted {
         stores: Arc::new(stores),
         allowed: config.allowed.clone(),
         directories: Arc::new(Directories::open(&config.allowed.directories)?),
         remotes: Arc::new(Remotes::look_up(&config.allowed.remotes)?),
-    };
-    let engine = new_engine()?;
-    let name = config.guest.display().to_string();
-    let guest = Guest::load(&engine, artefact, &name, config.limits, granted)?;
-    Ok((engine, guest))
+    })
 }
 
 /// The device's guest, ready to be opened as often as there are workers.

@@ -1,7 +1,8 @@
 //! Compiled guests.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::slice;
 
 use wasmtime::component::Component;
 use wasmtime::{Engine, Result};
@@ -30,10 +31,18 @@ impl Artefact {
     ///
     /// Where it is of another version or configuration of the engine.
     pub fn load(&self, engine: &Engine) -> Result<Component> {
-        let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
-        // SAFETY: the file holds wasmtime's own code (`vouch`, by its callers). Files of the cache
-        // get their name when they are complete and are never changed under it, so this holds until
-        // the mapping ends.
-        unsafe { Component::deserialize_file(engine, path) }
+        let mut code = vec![0; usize::try_from(self.0.metadata()?.len())?];
+        self.0.read_exact_at(&mut code, 0)?;
+        // SAFETY: it is wasmtime's own code (`vouch`, by its callers).
+        unsafe { Component::deserialize(engine, code) }
     }
+}
+
+/// What was loaded, as wasmtime has it in memory.
+#[must_use]
+pub fn image(component: &Component) -> &[u8] {
+    let range = component.image_range();
+    let bytes = range.end.addr() - range.start.addr();
+    // SAFETY: it is one mapping, which nobody writes to, and which stays as long as the component.
+    unsafe { slice::from_raw_parts(range.start, bytes) }
 }

@@ -5,7 +5,7 @@ use std::io;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// `include/uapi/linux/prctl.h`; libc does not name them everywhere.
-const PR_SET_MDWE: libc::c_int = 65;
+pub const PR_SET_MDWE: libc::c_int = 65;
 const PR_MDWE_REFUSE_EXEC_GAIN: libc::c_ulong = 1;
 
 /// Gives this thread, and those that it starts, a namespace of mounts of its own: a copy of what was there.
