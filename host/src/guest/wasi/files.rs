@@ -139,7 +139,7 @@ fn open(
 }
 
 /// By the kernel, which keeps the path inside while others change it.
-fn look_up(dir: &Dir, path: &str, how: OFlags) -> rustix::io::Result<std::fs::File> {
+pub(super) fn look_up(dir: &Dir, path: &str, how: OFlags) -> rustix::io::Result<std::fs::File> {
     let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let mode = if how.contains(OFlags::CREATE) {
         Mode::from_raw_mode(0o666)
