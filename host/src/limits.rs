@@ -84,6 +84,9 @@ pub const GUEST_DEPTH_MAX: i32 = 32;
 /// Handles (streams, pollables) that a guest may hold. Toolchains use a handful.
 pub const GUEST_RESOURCES_MAX: usize = 256;
 
+/// Files that a data plane has open beside those of its instances: stores, rings, memory, and whom it talks to.
+pub const PLANE_FILES_MAX: u64 = 256;
+
 /// Bytes that one table element takes in the host, for counting tables as memory.
 pub const TABLE_ELEMENT_BYTES: usize = 16;
 
