@@ -176,7 +176,7 @@ fn hostile_use_of_handles_is_contained() {
 
 #[test]
 fn hostile_use_of_files_is_contained() {
-    let folder = all_are_contained("open-files", open_files::all(), 37);
+    let folder = all_are_contained("open-files", open_files::all(), 39);
     let changed = |name: &str| {
         let about = fs::metadata(folder.path(name)).expect("it is there");
         let since = about

@@ -48,7 +48,9 @@ const WASI: &str = r#"
       "socket")) (export "descriptor-type" (type $t (eq $t0)))
     (type $n0 (record (field "type" $t) (field "name" string))) (export "directory-entry" (type $n (eq $n0)))
     (type $m0 (record (field "seconds" u64) (field "nanoseconds" u32))) (export "datetime" (type $m (eq $m0)))
-    (type $w0 (variant (case "no-change") (case "now") (case "timestamp" $m))) (export "new-timestamp" (type $w (eq $w0)))
+    (type $w0 (variant (case "no-change") (case "now") (case "timestamp" $m)))
+    (export "new-timestamp" (type $w (eq $w0)))
+    (export "[method]descriptor.get-flags" (func (param "self" (borrow $d)) (result (result $f (error $e)))))
     (export "[method]descriptor.set-times-at" (func (param "self" (borrow $d)) (param "path-flags" $p)
       (param "path" string) (param "data-access-timestamp" $w) (param "data-modification-timestamp" $w)
       (result (result (error $e)))))
@@ -74,6 +76,7 @@ const WASI: &str = r#"
   (core func $stream (canon lower (func $types "[method]descriptor.read-via-stream") (memory $memory)))
   (core func $next (canon lower (func $streams "[method]input-stream.read") (memory $memory) (realloc $realloc)))
   (core func $link (canon lower (func $types "[method]descriptor.symlink-at") (memory $memory)))
+  (core func $flags (canon lower (func $types "[method]descriptor.get-flags") (memory $memory)))
   (core func $times (canon lower (func $types "[method]descriptor.set-times-at") (memory $memory)))
   (core func $list (canon lower (func $types "[method]descriptor.read-directory") (memory $memory)))
   (core func $entry (canon lower (func $types "[method]directory-entry-stream.read-directory-entry")
@@ -81,7 +84,7 @@ const WASI: &str = r#"
   (core func $drop (canon resource.drop $descriptor))
 "#;
 
-const GIVEN: [Given; 10] = [
+const GIVEN: [Given; 11] = [
     ("dirs", "(param i32)"),
     ("open", "(param i32 i32 i32 i32 i32 i32 i32)"),
     ("read", "(param i32 i64 i64 i32)"),
@@ -92,6 +95,7 @@ const GIVEN: [Given; 10] = [
         "times",
         "(param i32 i32 i32 i32 i32 i64 i32 i32 i64 i32 i32)",
     ),
+    ("flags", "(param i32 i32)"),
     ("list", "(param i32 i32)"),
     ("entry", "(param i32 i32)"),
     ("drop", "(param i32)"),
@@ -268,6 +272,9 @@ fn changes_of_times(file: &str) -> impl Iterator<Item = Case> + use<> {
 fn requests(file: &str, stream: &str) -> impl Iterator<Item = Case> + use<> {
     use End::Serves;
     let of_file = |deed: &str| file.to_owned() + deed;
+    // Be read, and be changed.
+    let may = works("(call $flags (local.get $it) (i32.const 16))")
+        + "(if (i32.ne (i32.load8_u (i32.const 17)) (i32.const 33)) (then unreachable))";
     of_deeds([
         (
             "a read of all there is",
@@ -281,6 +288,12 @@ fn requests(file: &str, stream: &str) -> impl Iterator<Item = Case> + use<> {
         ),
         ("a read of a directory", fails(&read(1, 0)), Serves),
         ("a stream of a directory", fails(STREAM), Serves),
+        ("what a directory may", may.clone(), Serves),
+        (
+            "what a directory in a directory may",
+            format!("{} (local.set $it {GOT}) {may}", works(&open(336, 4))),
+            Serves,
+        ),
         ("a file in a file", of_file(&fails(&open(256, 4))), Serves),
         ("the list of a file", of_file(&fails(LIST)), Serves),
         (

@@ -133,12 +133,13 @@ impl Directory {
             .custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC)
             .open(&self.path)
             .map_err(failed)?;
-        let perms = if self.read_only {
-            FsPerms::ReadOnly
+        // The mode is what a guest hears that asks for it.
+        let (perms, mode) = if self.read_only {
+            (FsPerms::ReadOnly, OpenMode::READ)
         } else {
-            FsPerms::ReadWrite
+            (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE)
         };
-        Ok(Dir::new(file, perms, OpenMode::READ, true))
+        Ok(Dir::new(file, perms, mode, true))
     }
 }
 

@@ -132,7 +132,11 @@ fn open(
     mode.set(OpenMode::READ, reads);
     mode.set(OpenMode::WRITE, writes);
     match kind {
-        FileType::Directory => Ok(Descriptor::Dir(Dir::new(file, dir.perms, mode, true))),
+        FileType::Directory => {
+            // As that which it lies in.
+            mode.set(OpenMode::WRITE, !dir.perms.write_not_permitted());
+            Ok(Descriptor::Dir(Dir::new(file, dir.perms, mode, true)))
+        }
         FileType::RegularFile => Ok(Descriptor::File(File::new(file, dir.perms, mode, true))),
         _ => Err(ErrorCode::NotPermitted),
     }
