@@ -98,8 +98,8 @@ pub(in crate::guest) fn context(
 /// # Errors
 ///
 /// Where the system has no room for it.
-pub(in crate::guest) fn prepare(network: bool) -> io::Result<()> {
-    ambient::make(network)
+pub(in crate::guest) fn prepare(remotes: &Remotes) -> io::Result<()> {
+    ambient::make(remotes.ports())
 }
 
 /// Links WASI; what of it would wait in the host, or make what has no bounds there, is ours.
