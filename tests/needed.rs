@@ -1,16 +1,53 @@
 //! What a confined process keeps of the outside, where it is needed: that, and nothing beside it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::thread;
 
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SendFlags, SocketType, ipproto};
 use tests::bed::in_bed;
 use tests::disk::wasmblk;
 use tests::uml::Machine;
-use wasmblk::confine::{self, Layer, Needed};
+use wasmblk::confine::{self, Folder, Layer, Needed};
+
+#[test]
+fn a_folder_that_is_needed_leads_nowhere_else() {
+    in_bed(&Machine::default(), || {
+        fs::create_dir_all("/tmp/granted/deep").expect("folders");
+        fs::write("/tmp/secret", "secret").expect("a file");
+        fs::write("/tmp/granted/file", "content").expect("a file");
+        let folder = confine::open_folder(Path::new("/tmp/granted")).expect("a folder");
+        let confined = thread::spawn(move || {
+            let file = folder.as_fd();
+            let needed = Needed {
+                folders: vec![Folder {
+                    file,
+                    read_only: false,
+                }],
+                ..Needed::default()
+            };
+            let layers = confine::for_device(&needed);
+            assert!(layers.contains(&Layer::Mounts), "{layers:?}");
+            let open = |path| openat(file, path, OFlags::RDONLY, Mode::empty());
+            open("file").expect("it is needed");
+            open("deep/../file").expect("the same");
+            for path in [
+                "../secret",
+                "deep/../../secret",
+                "../../tmp/secret",
+                "/tmp/secret",
+            ] {
+                assert_eq!(open(path).err(), Some(Errno::NOENT), "{path}");
+            }
+        });
+        confined.join().expect("it does what it should");
+    });
+}
 
 #[test]
 fn a_thread_that_begins_before_has_no_more() {

@@ -22,6 +22,7 @@ use crate::sys::{
     keep_minders_capabilities,
 };
 
+pub use mounts::open_folder;
 pub use threads::{for_thread, spawn_unprivileged};
 
 /// One of the things that are given up.
