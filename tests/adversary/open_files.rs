@@ -239,7 +239,7 @@ pub(super) const CHANGED_SECONDS: u64 = 1000;
 
 fn changes_of_times(file: &str) -> impl Iterator<Item = Case> + use<> {
     use End::Serves;
-    let then = (CHANGED_SECONDS as i64, 0);
+    let then = (CHANGED_SECONDS.cast_signed(), 0);
     of_deeds([
         ("times of a file", works(&times(256, 4, 1, then)), Serves),
         ("times of a pipe", works(&times(368, 4, 1, then)), Serves),
