@@ -15,8 +15,9 @@ mod text;
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use wasmblk::block::{Backend, Errno};
 use wasmblk::guest::Limits;
 
@@ -99,10 +100,12 @@ impl Drop for EndOfTest<'_> {
 }
 
 /// Tries all of them out, beside a guest that is read without a pause.
-fn all_are_contained(name: &str, cases: impl Iterator<Item = Case>, count_min: usize) {
+fn all_are_contained(name: &str, cases: impl Iterator<Item = Case>, count_min: usize) -> Folder {
     let folder = Folder::new(name);
     fs::create_dir_all(folder.path("granted/deep")).expect("folders");
     folder.file("granted/file", b"content");
+    let pipe = folder.path("granted/pipe");
+    mknodat(CWD, pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
     folder.file("secret", b"secret");
     let (ends, reads) = (AtomicBool::new(false), AtomicU64::new(0));
     let neighbour = || {
@@ -144,6 +147,7 @@ fn all_are_contained(name: &str, cases: impl Iterator<Item = Case>, count_min: u
         "the neighbour waited for {longest:?}"
     );
     assert!(reads.load(Relaxed) > 0);
+    folder
 }
 
 #[test]
@@ -173,7 +177,19 @@ fn hostile_use_of_handles_is_contained() {
 
 #[test]
 fn hostile_use_of_files_is_contained() {
-    all_are_contained("open-files", open_files::all(), 28);
+    let folder = all_are_contained("open-files", open_files::all(), 39);
+    let changed = |name: &str| {
+        let about = fs::metadata(folder.path(name)).expect("it is there");
+        let since = about
+            .modified()
+            .expect("it has one")
+            .duration_since(UNIX_EPOCH);
+        since.expect("later").as_secs()
+    };
+    for name in ["granted/file", "granted/pipe", "granted/deep"] {
+        assert_eq!(changed(name), open_files::CHANGED_SECONDS, "{name}");
+    }
+    assert_ne!(changed("secret"), open_files::CHANGED_SECONDS);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Instant;
 
 use tests::bed::in_bed;
-use tests::disk::{Disk, must};
+use tests::disk::{Disk, must, run};
 use tests::paths;
 use tests::uml::Machine;
 use wasmblk::block::{Backend, Errno};
@@ -247,5 +247,24 @@ fn info_shows_limits_and_use() {
         let text = must(&["info", &disk.id]);
         assert!(text.contains("limits.memory_bytes      64M"), "{text}");
         disk.del();
+    });
+}
+
+#[test]
+fn a_data_plane_may_open_what_its_guest_may() {
+    in_bed(&Machine::default(), || {
+        let null = paths::guest("null").display().to_string();
+        let add = format!(
+            "ulimit -Sn 300; exec {} add {null}",
+            paths::wasmblk().display()
+        );
+        run("sh", &["-c", &add]);
+        let info = must(&["info", "0", "--json"]);
+        let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
+        let text = fs::read_to_string(format!("/proc/{}/limits", info["pid"])).expect("it runs");
+        let files = text.lines().find(|line| line.starts_with("Max open files"));
+        let soft = files.and_then(|line| line.split_whitespace().nth(3)?.parse::<u32>().ok());
+        assert_eq!(soft, Some(512), "{text}");
+        must(&["del", "0"]);
     });
 }

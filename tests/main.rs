@@ -35,6 +35,7 @@ mod nbd_server;
 mod nbd_tls;
 mod nbd_transport;
 mod nbd_wire;
+mod needed;
 mod network;
 mod oldest;
 mod policy;

@@ -144,6 +144,7 @@ fn nobody_is_waited_for_longer_than_a_call_may_take() {
     let guest = paths::guest("told-wasip2").display().to_string();
     let address = peer.address.to_string();
     let ask = format!("ask={address}/hello");
+    let leave = format!("leave={address}");
     let words = [
         "nbd",
         &guest,
@@ -154,7 +155,7 @@ fn nobody_is_waited_for_longer_than_a_call_may_take() {
         "--net",
         &address,
     ];
-    for question in [&*ask, "sleep=600000"] {
+    for question in [&*ask, &leave, "sleep=600000"] {
         let begin = Instant::now();
         let more = ["--allow", "clocks", "--set", question];
         let reply = wasmblk(&[&words[..], &more].concat());
@@ -163,7 +164,7 @@ fn nobody_is_waited_for_longer_than_a_call_may_take() {
         assert!(took >= Duration::from_millis(900), "{question}: {took:?}");
         assert!(took < Duration::from_secs(60), "{question}: {took:?}");
     }
-    assert_eq!(peer.connections.load(Relaxed), 1);
+    assert_eq!(peer.connections.load(Relaxed), 2);
     // Who has a network, and a clock, may also sleep.
     let answers = told(
         &["sleep=20".into()],

@@ -10,7 +10,7 @@ const MEMORY: &str = r#"
   (core module $libc (memory (export "memory") 64) (global $at (mut i32) (i32.const 65536))
     (data (i32.const 256) "file") (data (i32.const 272) "../secret") (data (i32.const 288) "/")
     (data (i32.const 304) "file\00x") (data (i32.const 320) "\ff\fe") (data (i32.const 336) "deep")
-    (data (i32.const 352) "link")
+    (data (i32.const 352) "link") (data (i32.const 368) "pipe")
     (func (export "realloc") (param i32 i32 i32 i32) (result i32)
       (global.set $at (i32.and (i32.add (global.get $at) (i32.const 15)) (i32.const 0x1ffff0)))
       (global.get $at) (global.set $at (i32.add (global.get $at) (local.get 3)))))
@@ -47,6 +47,13 @@ const WASI: &str = r#"
     (type $t0 (enum "unknown" "block-device" "character-device" "directory" "fifo" "symbolic-link" "regular-file"
       "socket")) (export "descriptor-type" (type $t (eq $t0)))
     (type $n0 (record (field "type" $t) (field "name" string))) (export "directory-entry" (type $n (eq $n0)))
+    (type $m0 (record (field "seconds" u64) (field "nanoseconds" u32))) (export "datetime" (type $m (eq $m0)))
+    (type $w0 (variant (case "no-change") (case "now") (case "timestamp" $m)))
+    (export "new-timestamp" (type $w (eq $w0)))
+    (export "[method]descriptor.get-flags" (func (param "self" (borrow $d)) (result (result $f (error $e)))))
+    (export "[method]descriptor.set-times-at" (func (param "self" (borrow $d)) (param "path-flags" $p)
+      (param "path" string) (param "data-access-timestamp" $w) (param "data-modification-timestamp" $w)
+      (result (result (error $e)))))
     (export "[method]descriptor.open-at" (func (param "self" (borrow $d)) (param "path-flags" $p)
       (param "path" string) (param "open-flags" $o) (param "flags" $f) (result (result (own $d) (error $e)))))
     (export "[method]descriptor.read" (func (param "self" (borrow $d)) (param "length" u64) (param "offset" u64)
@@ -69,19 +76,26 @@ const WASI: &str = r#"
   (core func $stream (canon lower (func $types "[method]descriptor.read-via-stream") (memory $memory)))
   (core func $next (canon lower (func $streams "[method]input-stream.read") (memory $memory) (realloc $realloc)))
   (core func $link (canon lower (func $types "[method]descriptor.symlink-at") (memory $memory)))
+  (core func $flags (canon lower (func $types "[method]descriptor.get-flags") (memory $memory)))
+  (core func $times (canon lower (func $types "[method]descriptor.set-times-at") (memory $memory)))
   (core func $list (canon lower (func $types "[method]descriptor.read-directory") (memory $memory)))
   (core func $entry (canon lower (func $types "[method]directory-entry-stream.read-directory-entry")
     (memory $memory) (realloc $realloc)))
   (core func $drop (canon resource.drop $descriptor))
 "#;
 
-const GIVEN: [Given; 9] = [
+const GIVEN: [Given; 11] = [
     ("dirs", "(param i32)"),
     ("open", "(param i32 i32 i32 i32 i32 i32 i32)"),
     ("read", "(param i32 i64 i64 i32)"),
     ("stream", "(param i32 i64 i32)"),
     ("next", "(param i32 i64 i32)"),
     ("link", "(param i32 i32 i32 i32 i32 i32)"),
+    (
+        "times",
+        "(param i32 i32 i32 i32 i32 i64 i32 i32 i64 i32 i32)",
+    ),
+    ("flags", "(param i32 i32)"),
     ("list", "(param i32 i32)"),
     ("entry", "(param i32 i32)"),
     ("drop", "(param i32)"),
@@ -112,6 +126,15 @@ fn read(bytes: i64, offset: i64) -> String {
     format!("(call $read (local.get $it) (i64.const {bytes}) (i64.const {offset}) (i32.const 16))")
 }
 
+/// Sets when a path was changed.
+fn times(place: u32, bytes: u32, follow: u32, (seconds, nanoseconds): (i64, u32)) -> String {
+    format!(
+        "(call $times (local.get $it) (i32.const {follow}) (i32.const {place}) (i32.const {bytes}) (i32.const 1)
+           (i64.const 0) (i32.const 0) (i32.const 2) (i64.const {seconds}) (i32.const {nanoseconds})
+           (i32.const 16))"
+    )
+}
+
 /// It ends itself where the call before has worked.
 fn fails(call: &str) -> String {
     format!("{call} (if (i32.eqz (i32.load8_u (i32.const 16))) (then unreachable))")
@@ -128,7 +151,10 @@ pub(super) fn all() -> impl Iterator<Item = Case> {
     let listing = works(LIST) + DROP + &format!("(local.set $it {GOT})");
     let stream = format!("{file} {} {DROP} (local.set $it {GOT})", works(STREAM));
     let of_handles = handles(&file, &listing, &stream);
-    of_handles.chain(paths()).chain(requests(&file, &stream))
+    of_handles
+        .chain(paths())
+        .chain(changes_of_times(&file))
+        .chain(requests(&file, &stream))
 }
 
 fn of_deeds<const N: usize>(rows: [(&'static str, String, End); N]) -> std::vec::IntoIter<Case> {
@@ -208,9 +234,47 @@ fn paths() -> impl Iterator<Item = Case> {
     ])
 }
 
+/// When a file was changed, says [`changes_of_times`].
+pub(super) const CHANGED_SECONDS: u64 = 1000;
+
+fn changes_of_times(file: &str) -> impl Iterator<Item = Case> + use<> {
+    use End::Serves;
+    let then = (CHANGED_SECONDS.cast_signed(), 0);
+    of_deeds([
+        ("times of a file", works(&times(256, 4, 1, then)), Serves),
+        ("times of a pipe", works(&times(368, 4, 1, then)), Serves),
+        (
+            "times of a directory, not followed",
+            works(&times(336, 4, 0, then)),
+            Serves,
+        ),
+        ("times of no path", fails(&times(256, 0, 1, then)), Serves),
+        ("times outside", fails(&times(272, 9, 1, then)), Serves),
+        ("times of the root", fails(&times(288, 1, 1, then)), Serves),
+        (
+            "times in a file",
+            file.to_owned() + &fails(&times(256, 4, 1, then)),
+            Serves,
+        ),
+        (
+            "times beyond all",
+            fails(&times(256, 4, 1, (-1, 0))),
+            Serves,
+        ),
+        (
+            "nanoseconds beyond a second",
+            fails(&times(256, 4, 1, (0, 1_000_000_000))),
+            Serves,
+        ),
+    ])
+}
+
 fn requests(file: &str, stream: &str) -> impl Iterator<Item = Case> + use<> {
     use End::Serves;
     let of_file = |deed: &str| file.to_owned() + deed;
+    // Be read, and be changed.
+    let may = works("(call $flags (local.get $it) (i32.const 16))")
+        + "(if (i32.ne (i32.load8_u (i32.const 17)) (i32.const 33)) (then unreachable))";
     of_deeds([
         (
             "a read of all there is",
@@ -224,6 +288,12 @@ fn requests(file: &str, stream: &str) -> impl Iterator<Item = Case> + use<> {
         ),
         ("a read of a directory", fails(&read(1, 0)), Serves),
         ("a stream of a directory", fails(STREAM), Serves),
+        ("what a directory may", may.clone(), Serves),
+        (
+            "what a directory in a directory may",
+            format!("{} (local.set $it {GOT}) {may}", works(&open(336, 4))),
+            Serves,
+        ),
         ("a file in a file", of_file(&fails(&open(256, 4))), Serves),
         ("the list of a file", of_file(&fails(LIST)), Serves),
         (

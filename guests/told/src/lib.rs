@@ -9,7 +9,7 @@
 //! in a thousand reads; and `fill`, which writes a MiB, and compares.
 //!
 //! Of the network: `ask` says something to `HOST:PORT/WORDS` and tells what comes back, `asks` does so at each read;
-//! `look-up` of a name; `listen` and `udp` at `ADDRESS:PORT`.
+//! `leave` says more to `HOST:PORT` than it takes; `look-up` of a name; `listen` and `udp` at `ADDRESS:PORT`.
 //!
 //! `first`, with one of these and its value behind a ':', and the disk does not open where that has no good answer.
 

@@ -1,12 +1,13 @@
 //! What connections of a guest come to.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 
 /// What comes of it: a text without line ends, or the kind of an error.
 pub(crate) fn tell(what: &str, value: &str) -> Option<String> {
     let outcome = match what {
         "ask" => ask(value),
+        "leave" => leave(value),
         "look-up" => look_up(value),
         "listen" => TcpListener::bind(value).map(|_| "listens".into()),
         "udp" => UdpSocket::bind(value).map(|_| "bound".into()),
@@ -30,6 +31,21 @@ pub(crate) fn ask(value: &str) -> io::Result<String> {
             reply.iter().filter(|it| **it == 7).count()
         ),
     })
+}
+
+/// Says as much as a host takes that does not listen, and goes.
+fn leave(place: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(place)?;
+    stream.set_nonblocking(true)?;
+    loop {
+        match stream.write(&[7; 4096]) {
+            Ok(_) => {}
+            Err(why) if why.kind() == ErrorKind::WouldBlock => break,
+            Err(why) => return Err(why),
+        }
+    }
+    drop(stream);
+    Ok("left".into())
 }
 
 fn look_up(name: &str) -> io::Result<String> {

@@ -17,7 +17,7 @@ use tracing::info;
 use super::load::{Loaded, load};
 use super::print;
 use crate::cli::{self, Nbd};
-use crate::confine;
+use crate::confine::{self, spawn_unprivileged};
 use crate::error::{Context, Error, Result};
 use crate::guest::{Clock, Directories, Granted, Guest, Health, Opened, Opener, Remotes, Tags};
 use crate::limits;
@@ -26,7 +26,7 @@ use crate::nbd::{Address, Listener, Service, Tls, serve_clients};
 use crate::serve::Engine;
 use crate::stats::Stats;
 use crate::store::Stores;
-use crate::sys::{Blocking, first_inherited_fd, spawn_unprivileged};
+use crate::sys::{Blocking, first_inherited_fd};
 use crate::wake::{Wake, end_with_parent};
 use crate::wanted::Wanted;
 

@@ -24,7 +24,8 @@ const READING: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir
 /// What may be done in a folder that something of ours lies in.
 const REMOVING: BitFlags<AccessFs> = make_bitflags!(AccessFs::{RemoveFile | RemoveDir});
 
-/// Nothing but what is `needed`, to remove what lies in some folders, and, on demand, to end processes.
+/// For all threads: nothing but what is `needed`, to remove what lies in some folders, and, on demand, to end
+/// processes.
 pub(super) fn only_needed(
     removed_from: &[&Path],
     needed: &Needed<'_>,
@@ -47,12 +48,25 @@ pub(super) fn only_needed(
             let rights = if folder.read_only { READING } else { WRITING };
             ruleset = ruleset.add_rule(PathBeneath::new(folder.file, rights))?;
         }
-        for &port in &needed.ports {
-            ruleset = ruleset.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
-        }
-        Ok(ruleset)
+        with_ports(ruleset, needed)
     });
-    enforce(ruleset.map_err(io::Error::other)?)
+    enforce(ruleset.map_err(io::Error::other)?, true)
+}
+
+/// For this thread: nothing but the ports that are `needed`.
+pub(super) fn this_thread(needed: &Needed<'_>) -> io::Result<()> {
+    let ruleset = begin().and_then(|ruleset| with_ports(ruleset.create()?, needed));
+    enforce(ruleset.map_err(io::Error::other)?, false)
+}
+
+fn with_ports(
+    mut ruleset: RulesetCreated,
+    needed: &Needed<'_>,
+) -> Result<RulesetCreated, RulesetError> {
+    for &port in &needed.ports {
+        ruleset = ruleset.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
+    }
+    Ok(ruleset)
 }
 
 fn begin() -> Result<Ruleset, RulesetError> {
@@ -62,9 +76,9 @@ fn begin() -> Result<Ruleset, RulesetError> {
         .scope(Scope::AbstractUnixSocket)
 }
 
-fn enforce(ruleset: RulesetCreated) -> io::Result<()> {
+fn enforce(ruleset: RulesetCreated, all_threads: bool) -> io::Result<()> {
     let status = ruleset
-        .all_threads(true)
+        .all_threads(all_threads)
         .and_then(RulesetCreated::restrict_self)
         .map_err(io::Error::other)?;
     if status.ruleset == RulesetStatus::NotEnforced {

@@ -4,6 +4,7 @@
 mod landlock;
 mod mounts;
 mod system_calls;
+mod threads;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -20,6 +21,9 @@ use crate::sys::{
     deny_write_execute, drop_capabilities, keep_brokers_capabilities, keep_hosts_capabilities,
     keep_minders_capabilities,
 };
+
+pub use mounts::open_folder;
+pub use threads::{for_thread, spawn_unprivileged};
 
 /// One of the things that are given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,8 +158,8 @@ pub fn for_host(recovers: bool) {
 }
 
 /// Gives up what a server of NBD does not need once it listens: it may remove what lies in some folders, use what is
-/// `needed`, and end the process `command`. Says which layers are on. Threads that began earlier keep what is
-/// not in the filter of system calls where the kernel has no way to tell them (Landlock before Linux 7.0).
+/// `needed`, and end the process `command`. Says which layers are on. Threads that began earlier have given up their
+/// part before, as they began.
 #[must_use]
 pub fn for_clients(
     removed_from: &[&Path],

@@ -1,11 +1,14 @@
 //! A root without anything in it. A copy of the system's mounts would do harm: it would keep in use whatever is
 //! unmounted elsewhere, and a server that has its own disk mounted could not end.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::path::Path;
 
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_move, unmount,
+    MountFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
+    mount_move, open_tree, unmount,
 };
 use rustix::process::{chdir, chroot, pivot_root};
 
@@ -39,6 +42,20 @@ pub(super) fn leave_all() -> io::Result<()> {
     }
     chdir("/")?;
     Ok(())
+}
+
+/// Opens a folder, if it may, as the root of a mount of its own: what is open else leads to everything above it, by
+/// `..`, also where no path does any more.
+pub fn open_folder(path: &Path) -> io::Result<File> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let how = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let alone = open_tree(CWD, path, flags)
+        .and_then(|tree| openat(&tree, ".", how, Mode::empty()))
+        // It takes CAP_SYS_ADMIN.
+        .or_else(|_| openat(CWD, path, how, Mode::empty()))?;
+    Ok(alone.into())
 }
 
 fn mount_nothing() -> io::Result<()> {

@@ -267,11 +267,12 @@ fn serving(needed: &Needed<'_>) -> io::Result<Rules> {
     }
     if !needed.ports.is_empty() {
         rules.extend(any_of(NETWORK));
-        // Of TCP; flags lie above the kind.
-        let (kind, stream) = (number(0xf), number(libc::SOCK_STREAM));
-        let socket = |family| rule(&[(0, Eq, number(family)), (1, MaskedEq(kind), stream)]);
-        let families = [libc::AF_INET, libc::AF_INET6].into_iter().map(socket);
-        rules.insert(libc::SYS_socket, families.collect::<io::Result<_>>()?);
+        rules.insert(libc::SYS_socket, tcp_sockets()?);
+        // These connect too, which Landlock does not see.
+        let fast_open = number(libc::MSG_FASTOPEN);
+        for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2)] {
+            rules.insert(call, vec![rule(&[(flags, MaskedEq(fast_open), 0)])?]);
+        }
     }
     let exec = number(libc::PROT_EXEC);
     for call in CODE {
@@ -300,6 +301,24 @@ fn serving(needed: &Needed<'_>) -> io::Result<Rules> {
         .and_then(|new| SeccompRule::new(vec![SeccompCondition::new(0, Dword, Eq, 0)?, new]))
         .map_err(io::Error::other)?;
     rules.insert(libc::SYS_prlimit64, vec![nothing_new]);
+    Ok(rules)
+}
+
+/// Sockets of TCP by its own name: of MPTCP and others that are streams as well, Landlock knows no ports.
+fn tcp_sockets() -> io::Result<Vec<SeccompRule>> {
+    // Flags lie above the kind.
+    let (kind, stream) = (number(0xf), number(libc::SOCK_STREAM));
+    let mut rules = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6].map(number) {
+        for protocol in [0, libc::IPPROTO_TCP].map(number) {
+            let all = [
+                (0, Eq, family),
+                (1, MaskedEq(kind), stream),
+                (2, Eq, protocol),
+            ];
+            rules.push(rule(&all)?);
+        }
+    }
     Ok(rules)
 }
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use wasmtime::Engine;
 
 use super::usage::Meter;
+use crate::confine::spawn_unprivileged;
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::sys::spawn_unprivileged;
 
 /// Looks at the calls of all instances. A call that is overdue is marked, and the next epoch begins: in that, the
 /// call looks at its mark and ends in a trap. The thread lives as long as the clock or an instance that it watches.

@@ -126,8 +126,7 @@ impl Guest {
 
     /// What the host has to have ready, in a process that starts no further threads later.
     pub(super) fn prepare(&self) -> Result<()> {
-        let network = !self.granted.remotes.is_empty();
-        wasi::prepare(network).doing(|| "cannot make what WASI runs in".into())
+        wasi::prepare(&self.granted.remotes).doing(|| "cannot make what WASI runs in".into())
     }
 
     /// What its instances use.

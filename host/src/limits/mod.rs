@@ -1,7 +1,11 @@
 //! Every limit and default of the host, with its reason. Times are durations, sizes are in bytes.
 
+mod nbd;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
+
+pub use self::nbd::*;
 
 /// Longest read or write where the guest names none. The kernel's own default for ublk; beyond it
 /// the cost per request no longer matters.
@@ -78,6 +82,9 @@ pub const GUEST_DEPTH_MAX: i32 = 32;
 
 /// Handles (streams, pollables) that a guest may hold. Toolchains use a handful.
 pub const GUEST_RESOURCES_MAX: usize = 256;
+
+/// Files that a data plane has open beside those of its instances: stores, rings, memory, and whom it talks to.
+pub const PLANE_FILES_MAX: u64 = 256;
 
 /// Bytes that one table element takes in the host, for counting tables as memory.
 pub const TABLE_ELEMENT_BYTES: usize = 16;

@@ -9,10 +9,10 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, geteuid};
+use rustix::process::{Resource, Rlimit, Signal, geteuid, getrlimit, setrlimit};
 use rustix::stdio::dup2_stderr;
 use rustix::thread::{CpuSet, sched_setaffinity};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 use wasmtime::Engine;
 
 use super::errand::Minder;
@@ -71,6 +71,7 @@ fn serve(
     minder: &Arc<Minder>,
 ) -> Result<()> {
     let mut wake = Wake::new()?;
+    make_room_for_files(config.queues);
     let granted = open_granted(&config, stores)?;
     let engine = new_engine()?;
     // Threads that are started from here on are marked too, and confined.
@@ -121,6 +122,28 @@ fn serve(
     let result = served.and(plane.end());
     plane.shared.waiters.tell(&result);
     result
+}
+
+/// Lets all instances have as many files and connections open as they may: who asks for the state of the device takes
+/// one as well.
+fn make_room_for_files(queues: u16) {
+    let instances = u64::from(queues) * limits::GUEST_RESOURCES_MAX as u64;
+    let wanted = limits::PLANE_FILES_MAX + instances;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let current = limit.maximum.map_or(wanted, |most| most.min(wanted));
+    let raised = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(current),
+            ..limit
+        },
+    );
+    if raised.is_err() || current < wanted {
+        warn!("a guest could take all files that may be open: raise 'ulimit -Hn' to {wanted}");
+    }
 }
 
 /// What the guest is granted, open.

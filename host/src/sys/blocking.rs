@@ -16,8 +16,8 @@ use zerocopy::IntoBytes;
 
 use super::at_once::AtOnce;
 use super::place::Place;
-use super::process::spawn_unprivileged;
 use crate::block::{Carrier, Ended, Transfer, Work};
+use crate::confine::spawn_unprivileged;
 use crate::limits;
 use crate::store::{Store, zeroing};
 

@@ -31,7 +31,7 @@ pub use place::Place;
 pub use process::{
     copy_of_fd, drop_capabilities, first_inherited_fd, keep_brokers_capabilities,
     keep_hosts_capabilities, keep_minders_capabilities, process_cpu_time, set_io_flusher,
-    spawn_unprivileged, thread_cpu_time,
+    thread_cpu_time,
 };
 pub use queue::{Event, QueueRing};
 pub use ring::ControlRing;

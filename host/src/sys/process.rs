@@ -3,8 +3,6 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::channel;
-use std::thread::{self, JoinHandle};
 
 use rustix::io::Errno;
 use rustix::thread::{
@@ -100,28 +98,6 @@ fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
     };
     set_capabilities(None, sets)?;
     Ok(())
-}
-
-/// Starts a thread that has no capabilities, and waits until that is so: afterwards it could be forbidden to give
-/// them up.
-///
-/// # Errors
-///
-/// Where the system gives no thread.
-pub fn spawn_unprivileged<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<JoinHandle<T>> {
-    let (begin, begun) = channel::<()>();
-    let thread = thread::Builder::new().name(name.into()).spawn(move || {
-        // Where it has none already, that may be refused.
-        let _ = drop_capabilities();
-        drop(begin);
-        work()
-    })?;
-    // Nothing is sent: this ends when the other end is dropped.
-    let _ = begun.recv();
-    Ok(thread)
 }
 
 /// The first file descriptor behind the standard ones, which whoever started this process left open for it

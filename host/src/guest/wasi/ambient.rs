@@ -6,8 +6,11 @@ use std::cell::OnceCell;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
+use std::sync::mpsc::channel;
 
 use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
+
+use crate::confine::for_thread;
 
 static AT_ONCE: OnceLock<Runtime> = OnceLock::new();
 static NETWORK: OnceLock<Runtime> = OnceLock::new();
@@ -20,16 +23,13 @@ thread_local! {
     static INSIDE_NETWORK: Inside = const { OnceCell::new() };
 }
 
-/// Makes it, once; with a `network` for guests that have one.
-pub(super) fn make(network: bool) -> io::Result<()> {
+/// Makes it, once; with a network for guests that connect to some `ports`.
+pub(super) fn make(ports: Vec<u16>) -> io::Result<()> {
+    let network = !ports.is_empty();
     let place = if network { &NETWORK } else { &AT_ONCE };
     if place.get().is_none() {
         let runtime = if network {
-            Builder::new_multi_thread()
-                .worker_threads(1)
-                .thread_name("network")
-                .enable_all()
-                .build()?
+            with_thread(ports)?
         } else {
             Builder::new_current_thread().enable_time().build()?
         };
@@ -37,6 +37,22 @@ pub(super) fn make(network: bool) -> io::Result<()> {
         let _ = place.set(runtime);
     }
     Ok(())
+}
+
+/// With one thread, which has given up what it does not need when this returns.
+fn with_thread(ports: Vec<u16>) -> io::Result<Runtime> {
+    let (begin, begun) = channel();
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("network")
+        .on_thread_start(move || {
+            for_thread(&ports);
+            let _ = begin.send(());
+        })
+        .enable_all()
+        .build()?;
+    let _ = begun.recv();
+    Ok(runtime)
 }
 
 /// Enters it with this thread, before each call of a guest into WASI.

@@ -1,6 +1,6 @@
 //! Streams that are read and written until something comes of it: under the deadline of the call, as all waiting.
 
-use wasmtime::component::{Linker, Resource};
+use wasmtime::component::{Linker, Resource, ResourceType};
 use wasmtime::{Result, StoreContextMut};
 use wasmtime_wasi::p2::bindings::io::streams::{
     Host, HostInputStream, HostOutputStream, StreamError,
@@ -32,6 +32,16 @@ type Answer<T> = Result<(std::result::Result<T, StreamError>,)>;
 
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     let mut streams = linker.instance(STREAMS)?;
+    streams.resource(
+        "output-stream",
+        ResourceType::host::<DynOutputStream>(),
+        |mut store, handle| {
+            // What was written to a host that does not listen is waited for.
+            wait(&mut store, async |table| {
+                HostOutputStream::drop(table, Resource::new_own(handle)).await
+            })?
+        },
+    )?;
     streams.func_wrap("[method]input-stream.blocking-read", read)?;
     streams.func_wrap("[method]input-stream.blocking-skip", skip)?;
     streams.func_wrap("[method]output-stream.blocking-flush", flush)?;

@@ -18,7 +18,7 @@ use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder};
 use super::directory::Directory;
 use super::remote::{Remote, Remotes};
 use super::stderr::Lines;
-use super::{ambient, blocking, files, listing, names, waits};
+use super::{ambient, blocking, files, listing, names, times, waits};
 use crate::guest::imports::State;
 use crate::guest::log::LogGate;
 use crate::limits;
@@ -98,8 +98,8 @@ pub(in crate::guest) fn context(
 /// # Errors
 ///
 /// Where the system has no room for it.
-pub(in crate::guest) fn prepare(network: bool) -> io::Result<()> {
-    ambient::make(network)
+pub(in crate::guest) fn prepare(remotes: &Remotes) -> io::Result<()> {
+    ambient::make(remotes.ports())
 }
 
 /// Links WASI; what of it would wait in the host, or make what has no bounds there, is ours.
@@ -111,6 +111,7 @@ pub(in crate::guest) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> 
         files::REPLACED,
         files::GRANTED,
         listing::REPLACED,
+        times::REPLACED,
         names::REPLACED,
     ] {
         let mut instance = linker.instance(interface)?;
@@ -128,6 +129,7 @@ pub(in crate::guest) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> 
     names::add_to_linker(linker)?;
     files::add_to_linker(linker)?;
     listing::add_to_linker(linker)?;
+    times::add_to_linker(linker)?;
     linker.allow_shadowing(false);
     Ok(())
 }

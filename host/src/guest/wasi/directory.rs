@@ -1,17 +1,15 @@
 //! `--dir NAME=PATH[:ro]`: directories that a guest is granted, as words and open.
 
 use std::fmt::{self, Debug, Formatter};
-use std::fs::OpenOptions;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use wasmtime_wasi::filesystem::Dir;
 use wasmtime_wasi::{FsPerms, OpenMode};
 
-use crate::confine::Folder;
+use crate::confine::{Folder, open_folder};
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -117,7 +115,7 @@ impl Directory {
         Ok(below)
     }
 
-    /// Opens it. That takes no right to list it.
+    /// Opens it.
     fn open(&self) -> Result<Dir> {
         let failed = |why: io::Error| {
             let (name, shown) = (&self.name, self.path.display());
@@ -128,17 +126,14 @@ impl Directory {
             };
             Error::failed(format!("cannot open --dir {name}={shown}{remedy}")).because(why)
         };
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC)
-            .open(&self.path)
-            .map_err(failed)?;
-        let perms = if self.read_only {
-            FsPerms::ReadOnly
+        let file = open_folder(&self.path).map_err(failed)?;
+        // The mode is what a guest hears that asks for it.
+        let (perms, mode) = if self.read_only {
+            (FsPerms::ReadOnly, OpenMode::READ)
         } else {
-            FsPerms::ReadWrite
+            (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE)
         };
-        Ok(Dir::new(file, perms, OpenMode::READ, true))
+        Ok(Dir::new(file, perms, mode, true))
     }
 }
 

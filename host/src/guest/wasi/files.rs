@@ -139,14 +139,18 @@ fn open(
     mode.set(OpenMode::READ, reads);
     mode.set(OpenMode::WRITE, writes);
     match kind {
-        FileType::Directory => Ok(Descriptor::Dir(Dir::new(file, dir.perms, mode, true))),
+        FileType::Directory => {
+            // As that which it lies in.
+            mode.set(OpenMode::WRITE, !dir.perms.write_not_permitted());
+            Ok(Descriptor::Dir(Dir::new(file, dir.perms, mode, true)))
+        }
         FileType::RegularFile => Ok(Descriptor::File(File::new(file, dir.perms, mode, true))),
         _ => Err(ErrorCode::NotPermitted),
     }
 }
 
 /// By the kernel, which keeps the path inside while others change it.
-fn look_up(dir: &Dir, path: &str, how: OFlags) -> rustix::io::Result<std::fs::File> {
+pub(super) fn look_up(dir: &Dir, path: &str, how: OFlags) -> rustix::io::Result<std::fs::File> {
     let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let mode = if how.contains(OFlags::CREATE) {
         Mode::from_raw_mode(0o666)

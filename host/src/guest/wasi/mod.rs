@@ -10,6 +10,7 @@ mod names;
 mod remote;
 mod stderr;
 mod streams;
+mod times;
 mod waits;
 
 pub(super) use ambient::enter;
