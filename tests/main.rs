@@ -29,6 +29,7 @@ mod nbd_extended;
 mod nbd_hostile;
 mod nbd_interop;
 mod nbd_keys;
+mod nbd_pages;
 mod nbd_psk;
 mod nbd_random;
 mod nbd_server;

@@ -7,7 +7,10 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::thread;
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, makedev, mknodat,
+    openat, utimensat,
+};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SendFlags, SocketType, ipproto};
 use tests::bed::in_bed;
@@ -21,7 +24,18 @@ fn a_folder_that_is_needed_leads_nowhere_else() {
         fs::create_dir_all("/tmp/granted/deep").expect("folders");
         fs::write("/tmp/secret", "secret").expect("a file");
         fs::write("/tmp/granted/file", "content").expect("a file");
-        let folder = confine::open_folder(Path::new("/tmp/granted")).expect("a folder");
+        let folder = confine::open_folder(Path::new("/tmp/granted"), false).expect("a folder");
+        let read = confine::open_folder(Path::new("/tmp/granted"), true).expect("a folder");
+        let device = makedev(1, 3);
+        let all = Mode::from_raw_mode(0o666);
+        mknodat(
+            CWD,
+            "/tmp/granted/null",
+            FileType::CharacterDevice,
+            all,
+            device,
+        )
+        .expect("a node");
         let confined = thread::spawn(move || {
             let file = folder.as_fd();
             let needed = Needed {
@@ -36,6 +50,18 @@ fn a_folder_that_is_needed_leads_nowhere_else() {
             let open = |path| openat(file, path, OFlags::RDONLY, Mode::empty());
             open("file").expect("it is needed");
             open("deep/../file").expect("the same");
+            assert_eq!(open("null").err(), Some(Errno::ACCESS));
+            let now = Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_NOW,
+            };
+            let times = Timestamps {
+                last_access: now,
+                last_modification: now,
+            };
+            let touch = |folder| utimensat(folder, "file", &times, AtFlags::empty());
+            touch(file).expect("it may be changed");
+            assert_eq!(touch(read.as_fd()), Err(Errno::ROFS));
             for path in [
                 "../secret",
                 "deep/../../secret",

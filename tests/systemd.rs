@@ -101,7 +101,7 @@ refused 'does not allow you --hosted' user add /memory.wasm --set size=2M --host
 udevadm settle --timeout=30
 [ "$(stat -c '%u %a' "$own" "$hosted")" = "$(printf '1000 600\n1001 600')" ] || fail "$(ls -l "$own" "$hosted")"
 other info hosted >/tmp/info
-layers='mounts capabilities no-new-privs landlock write-execute seccomp io-uring'
+layers='mounts capabilities no-new-privs landlock seccomp io-uring write-execute'
 grep -q "^confinement  *$layers" /tmp/info || fail "$(cat /tmp/info)"
 pid=$(sed -n 's/^pid  *//p' /tmp/info)
 grep -q "/$unit.service\$" "/proc/$pid/cgroup" || fail "it is in $(cat "/proc/$pid/cgroup")"

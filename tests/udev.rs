@@ -179,7 +179,7 @@ for node in "$disk" /dev/ublkc0; do
 done
 user info mine >/tmp/info
 for line in '^unprivileged *true' '^data_path *copy' '^limits.deadline_ms *5000' '^stats.reads *0' \
-    '^confinement .*capabilities no-new-privs landlock write-execute seccomp io-uring'; do
+    '^confinement .*capabilities no-new-privs landlock seccomp io-uring write-execute'; do
     grep -q "$line" /tmp/info || fail "no $line in $(cat /tmp/info)"
 done
 dd if=/dev/urandom of=/tmp/1000/image bs=1M count=32 2>/dev/null

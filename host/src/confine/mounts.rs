@@ -12,7 +12,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, chroot, pivot_root};
 
-use crate::sys::unshare_mounts;
+use crate::sys::{restrict_mount, unshare_mounts};
 
 /// A folder that is always there, to mount the new root at.
 const PLACE: &str = "/proc";
@@ -44,18 +44,19 @@ pub(super) fn leave_all() -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a folder, if it may, as the root of a mount of its own: what is open else leads to everything above it, by
-/// `..`, also where no path does any more.
-pub fn open_folder(path: &Path) -> io::Result<File> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE;
+/// Opens a folder, if it may, as the root of a mount of its own, for data only: what is open else leads to everything
+/// above it, by `..`, also where no path does any more.
+pub fn open_folder(path: &Path, read_only: bool) -> io::Result<File> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let how = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let alone = open_tree(CWD, path, flags)
-        .and_then(|tree| openat(&tree, ".", how, Mode::empty()))
-        // It takes CAP_SYS_ADMIN.
-        .or_else(|_| openat(CWD, path, how, Mode::empty()))?;
-    Ok(alone.into())
+    let alone = open_tree(CWD, path, flags).map_err(io::Error::from);
+    let alone = alone.and_then(|tree| {
+        restrict_mount(&tree, read_only)?;
+        Ok(openat(&tree, ".", how, Mode::empty())?)
+    });
+    // It takes CAP_SYS_ADMIN.
+    let folder = alone.or_else(|_| openat(CWD, path, how, Mode::empty()))?;
+    Ok(folder.into())
 }
 
 fn mount_nothing() -> io::Result<()> {

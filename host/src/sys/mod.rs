@@ -22,7 +22,7 @@ mod splice;
 pub use arena::{Arena, Lent};
 pub use artefact::{Artefact, image};
 pub use blocking::Blocking;
-pub use confine::{PR_SET_MDWE, deny_write_execute, unshare_mounts};
+pub use confine::{PR_SET_MDWE, deny_write_execute, restrict_mount, unshare_mounts};
 pub use lock::lock_file;
 pub use memory::AlignedBytes;
 pub use nothing::nothing;

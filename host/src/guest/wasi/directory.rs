@@ -126,7 +126,7 @@ impl Directory {
             };
             Error::failed(format!("cannot open --dir {name}={shown}{remedy}")).because(why)
         };
-        let file = open_folder(&self.path).map_err(failed)?;
+        let file = open_folder(&self.path, self.read_only).map_err(failed)?;
         // The mode is what a guest hears that asks for it.
         let (perms, mode) = if self.read_only {
             (FsPerms::ReadOnly, OpenMode::READ)
