@@ -56,9 +56,9 @@ fn attackers() -> [(&'static str, Vec<u8>); 8] {
 }
 
 /// The neighbour's data are read and verified all the time; what it does in 3 s beside an idle guest is held
-/// against what it does in 3 s beside an attacker, with the same budget. On a quiet machine that is 78 to 92 %; on
-/// a slow one that has other work, 42 % was seen six times in a row. So the bound is lower: emulated processors are
-/// no measure, and what passes it has not been starved.
+/// against what it does in 3 s beside an attacker, with the same budget. On a quiet machine that is 72 to 92 % (and 80
+/// or more with a budget of 5 %); on a slow one that has other work, 42 % was seen six times in a row. So the bound is
+/// lower: emulated processors are no measure, and what passes it has not been starved.
 const SCRIPT: &str = r#"
 set -eu
 fail() { echo "FAILED: $*"; exit 1; }
