@@ -13,6 +13,7 @@ pub struct Pages {
     output: PipeReader,
     input: PipeWriter,
     bytes: usize,
+    pages_max: u64,
 }
 
 /// Number of the system call, which is the same everywhere (Linux 6.5; `asm-generic/unistd.h`).
@@ -37,15 +38,15 @@ struct Cached {
 }
 
 impl Pages {
-    /// Room for so many bytes, wherever in a file they begin.
+    /// Room for so many bytes that begin with a page. The kernel allows each user so much in all his pipes (16,384
+    /// pages, `pipe-user-pages-soft`), so there is none for the page more that others take.
     ///
     /// # Errors
     ///
     /// Where there are no further file descriptors, or pipes as large.
     pub fn new(bytes_max: usize) -> io::Result<Pages> {
         let (output, input) = io::pipe()?;
-        let room = (bytes_max + PAGE_BYTES).next_power_of_two();
-        let room = libc::c_int::try_from(room).map_err(io::Error::other)?;
+        let room = libc::c_int::try_from(bytes_max).map_err(io::Error::other)?;
         // SAFETY: the descriptor is open for the call, which takes no pointer.
         if unsafe { libc::fcntl(input.as_raw_fd(), libc::F_SETPIPE_SZ, room) } < 0 {
             return Err(io::Error::last_os_error());
@@ -54,13 +55,15 @@ impl Pages {
             output,
             input,
             bytes: 0,
+            pages_max: (bytes_max / PAGE_BYTES) as u64,
         })
     }
 
     /// Takes a range of a file: none of it where that is not all in the system's cache, or cannot be taken at once.
     /// What it had before has to be gone.
     pub fn take(&mut self, file: &File, offset: u64, length: u32) -> bool {
-        if self.bytes > 0 || !is_cached(file, offset, length) {
+        let pages = pages(offset, length);
+        if self.bytes > 0 || pages > self.pages_max || cached_pages(file, offset, length) != pages {
             return false;
         }
         let Ok(mut offset) = libc::loff_t::try_from(offset) else {
@@ -111,6 +114,9 @@ impl Pages {
             )
         };
         let moved = usize::try_from(moved).map_err(|_| io::Error::last_os_error())?;
+        if moved == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
         self.bytes -= moved;
         Ok(moved)
     }
@@ -127,9 +133,14 @@ impl Pages {
     }
 }
 
-/// Whether all of a range is in the system's cache, so that nobody has to wait for it.
-fn is_cached(file: &File, offset: u64, length: u32) -> bool {
+/// Pages that a range lies in.
+fn pages(offset: u64, length: u32) -> u64 {
     let page = PAGE_BYTES as u64;
+    (offset + u64::from(length)).div_ceil(page) - offset / page
+}
+
+/// Pages of a range that are in the system's cache, where the kernel tells: for those nobody has to wait.
+fn cached_pages(file: &File, offset: u64, length: u32) -> u64 {
     let range = Range {
         offset,
         bytes: length.into(),
@@ -145,6 +156,5 @@ fn is_cached(file: &File, offset: u64, length: u32) -> bool {
             0,
         )
     };
-    let pages = (offset + u64::from(length)).div_ceil(page) - offset / page;
-    result == 0 && cached.cached == pages
+    if result == 0 { cached.cached } else { 0 }
 }
