@@ -19,7 +19,7 @@ use super::print;
 use crate::cli::{self, Nbd};
 use crate::confine::{self, spawn_unprivileged};
 use crate::error::{Context, Error, Result};
-use crate::guest::{Clock, Directories, Granted, Guest, Health, Opened, Opener, Remotes, Tags};
+use crate::guest::{Clock, Granted, Guest, Health, Opened, Opener, Tags};
 use crate::limits;
 use crate::nbd::handshake::{Offer, TlsMode};
 use crate::nbd::{Address, Listener, Service, Tls, serve_clients};
@@ -173,12 +173,7 @@ fn open(nbd: &Nbd, cache: Option<&Path>, health: Arc<Health>) -> Result<(Opened,
         artefact,
     } = load(&nbd.guest.file, (&policy, &limits), cache)?;
     let name = source.path.display().to_string();
-    let granted = Granted {
-        stores: Arc::new(Stores::open(&stores)?),
-        directories: Arc::new(Directories::open(&allowed.directories)?),
-        remotes: Arc::new(Remotes::look_up(&allowed.remotes)?),
-        allowed,
-    };
+    let granted = Granted::new(Stores::open(&stores)?, allowed)?;
     let guest = Guest::load(&engine, &artefact, &name, limits, granted.clone())?;
     let opener = Opener {
         guest: Arc::new(guest),

@@ -17,6 +17,7 @@ use super::pace::Pace;
 use super::wasi::{self, Allowed, Directories, Remotes};
 use crate::block::Errno;
 use crate::confine::Needed;
+use crate::error;
 use crate::limits;
 use crate::store::{Store, Stores, is_name};
 use crate::sys::{self, Arena};
@@ -35,6 +36,20 @@ pub struct Granted {
 }
 
 impl Granted {
+    /// Opens and looks up what is allowed of WASI, beside stores that are open.
+    ///
+    /// # Errors
+    ///
+    /// Names what cannot be had.
+    pub fn new(stores: Stores, allowed: Allowed) -> error::Result<Granted> {
+        Ok(Granted {
+            stores: Arc::new(stores),
+            directories: Arc::new(Directories::open(&allowed.directories)?),
+            remotes: Arc::new(Remotes::look_up(&allowed.remotes)?),
+            allowed,
+        })
+    }
+
     /// What the process that serves such a guest has to keep.
     #[must_use]
     pub fn needed(&self) -> Needed<'_> {

@@ -25,9 +25,7 @@ use crate::block::Geometry;
 use crate::config::DeviceConfig;
 use crate::confine;
 use crate::error::{Context, Error, Result};
-use crate::guest::{
-    Clock, Directories, Granted, Guest, Health, Opened, Opener, Remotes, Tags, new_engine,
-};
+use crate::guest::{Clock, Granted, Guest, Health, Opened, Opener, Tags, new_engine};
 use crate::limits;
 use crate::serve;
 use crate::stats::Stats;
@@ -154,12 +152,7 @@ fn open_granted(config: &DeviceConfig, stores: Vec<File>) -> Result<Granted> {
     } else {
         Stores::open(&config.stores)?
     };
-    Ok(Granted {
-        stores: Arc::new(stores),
-        allowed: config.allowed.clone(),
-        directories: Arc::new(Directories::open(&config.allowed.directories)?),
-        remotes: Arc::new(Remotes::look_up(&config.allowed.remotes)?),
-    })
+    Granted::new(stores, config.allowed.clone())
 }
 
 /// The device's guest, ready to be opened as often as there are workers.

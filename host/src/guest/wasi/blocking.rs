@@ -1,6 +1,6 @@
 //! Streams that are read and written until something comes of it: under the deadline of the call, as all waiting.
 
-use wasmtime::component::{Linker, Resource, ResourceType};
+use wasmtime::component::{Linker, Resource, ResourceTable, ResourceType};
 use wasmtime::{Result, StoreContextMut};
 use wasmtime_wasi::p2::bindings::io::streams::{
     Host, HostInputStream, HostOutputStream, StreamError,
@@ -54,69 +54,62 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
 }
 
 fn read(
-    mut store: StoreContextMut<'_, State>,
+    store: StoreContextMut<'_, State>,
     (stream, bytes): (Resource<DynInputStream>, u64),
 ) -> Answer<Vec<u8>> {
-    let result = wait(&mut store, async |table| {
+    until_done(store, async |table| {
         HostInputStream::blocking_read(table, stream, bytes).await
-    })?;
-    answer(store, result)
+    })
 }
 
 fn skip(
-    mut store: StoreContextMut<'_, State>,
+    store: StoreContextMut<'_, State>,
     (stream, bytes): (Resource<DynInputStream>, u64),
 ) -> Answer<u64> {
-    let result = wait(&mut store, async |table| {
+    until_done(store, async |table| {
         HostInputStream::blocking_skip(table, stream, bytes).await
-    })?;
-    answer(store, result)
+    })
 }
 
-fn flush(
-    mut store: StoreContextMut<'_, State>,
-    (stream,): (Resource<DynOutputStream>,),
-) -> Answer<()> {
-    let result = wait(&mut store, async |table| {
+fn flush(store: StoreContextMut<'_, State>, (stream,): (Resource<DynOutputStream>,)) -> Answer<()> {
+    until_done(store, async |table| {
         HostOutputStream::blocking_flush(table, stream).await
-    })?;
-    answer(store, result)
+    })
 }
 
 fn write(
-    mut store: StoreContextMut<'_, State>,
+    store: StoreContextMut<'_, State>,
     (stream, data): (Resource<DynOutputStream>, Vec<u8>),
 ) -> Answer<()> {
-    let result = wait(&mut store, async |table| {
+    until_done(store, async |table| {
         HostOutputStream::blocking_write_and_flush(table, stream, data).await
-    })?;
-    answer(store, result)
+    })
 }
 
 fn write_zeroes(
-    mut store: StoreContextMut<'_, State>,
+    store: StoreContextMut<'_, State>,
     (stream, bytes): (Resource<DynOutputStream>, u64),
 ) -> Answer<()> {
-    let result = wait(&mut store, async |table| {
+    until_done(store, async |table| {
         HostOutputStream::blocking_write_zeroes_and_flush(table, stream, bytes).await
-    })?;
-    answer(store, result)
+    })
 }
 
 fn splice(
-    mut store: StoreContextMut<'_, State>,
+    store: StoreContextMut<'_, State>,
     (to, from, bytes): (Resource<DynOutputStream>, Resource<DynInputStream>, u64),
 ) -> Answer<u64> {
-    let result = wait(&mut store, async |table| {
+    until_done(store, async |table| {
         HostOutputStream::blocking_splice(table, to, from, bytes).await
-    })?;
-    answer(store, result)
+    })
 }
 
-fn answer<T>(mut store: StoreContextMut<'_, State>, result: StreamResult<T>) -> Answer<T> {
-    let table = &mut store.data_mut().table;
-    Ok((match result {
+fn until_done<T>(
+    mut store: StoreContextMut<'_, State>,
+    work: impl AsyncFnOnce(&mut ResourceTable) -> StreamResult<T>,
+) -> Answer<T> {
+    Ok((match wait(&mut store, work)? {
         Ok(value) => Ok(value),
-        Err(error) => Err(table.convert_stream_error(error)?),
+        Err(error) => Err(store.data_mut().table.convert_stream_error(error)?),
     },))
 }

@@ -129,11 +129,7 @@ fn open(
     ] {
         how.set(bit, open_flags.contains(flag));
     }
-    how.set(
-        OFlags::NOFOLLOW,
-        !path_flags.contains(PathFlags::SYMLINK_FOLLOW),
-    );
-    let file = look_up(dir, path, how).map_err(code)?;
+    let file = look_up(dir, path_flags, path, how)?;
     let kind = FileType::from_raw_mode(fstat(&file).map_err(code)?.st_mode);
     let mut mode = OpenMode::empty();
     mode.set(OpenMode::READ, reads);
@@ -150,7 +146,14 @@ fn open(
 }
 
 /// By the kernel, which keeps the path inside while others change it.
-pub(super) fn look_up(dir: &Dir, path: &str, how: OFlags) -> rustix::io::Result<std::fs::File> {
+pub(super) fn look_up(
+    dir: &Dir,
+    path_flags: PathFlags,
+    path: &str,
+    mut how: OFlags,
+) -> std::result::Result<std::fs::File, ErrorCode> {
+    let follows = path_flags.contains(PathFlags::SYMLINK_FOLLOW);
+    how.set(OFlags::NOFOLLOW, !follows);
     let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let mode = if how.contains(OFlags::CREATE) {
         Mode::from_raw_mode(0o666)
@@ -164,7 +167,7 @@ pub(super) fn look_up(dir: &Dir, path: &str, how: OFlags) -> rustix::io::Result<
             break;
         }
     }
-    result.map(std::fs::File::from)
+    result.map(std::fs::File::from).map_err(code)
 }
 
 /// What a guest is told.

@@ -52,12 +52,7 @@ fn set(
     if dir.perms.write_not_permitted() {
         return Err(ErrorCode::NotPermitted);
     }
-    let mut how = OFlags::PATH | OFlags::CLOEXEC;
-    how.set(
-        OFlags::NOFOLLOW,
-        !path_flags.contains(PathFlags::SYMLINK_FOLLOW),
-    );
-    let place = look_up(dir, path, how).map_err(code)?;
+    let place = look_up(dir, path_flags, path, OFlags::PATH | OFlags::CLOEXEC)?;
     utimensat(&place, "", times, AtFlags::EMPTY_PATH).map_err(code)
 }
 
