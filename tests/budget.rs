@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tests::PATIENCE;
 use tests::bed::in_bed;
 use tests::disk::{Disk, must, run, wait_until};
 use tests::paths;
@@ -20,7 +21,7 @@ use crate::direct::{self, Direct, Prepared};
 /// How long is measured.
 const TIME: Duration = Duration::from_secs(3);
 
-/// Longer than a call that waits for its budget takes beside other tests.
+/// The deadline of calls that are to reach it.
 const DEADLINE: Duration = Duration::from_secs(1);
 
 /// The percentage of a processor that is no fault of anybody: what is saved up, and the clock's steps.
@@ -58,9 +59,12 @@ fn percent_of(cpu_ms: impl Fn() -> u64, work: impl FnOnce()) -> u64 {
 fn open(guest: &str, options: &[(&str, &str)], cpu_percent: u32) -> Direct {
     let limits = Limits {
         cpu_percent,
-        deadline: DEADLINE,
         ..direct::limits()
     };
+    open_limited(guest, options, limits)
+}
+
+fn open_limited(guest: &str, options: &[(&str, &str)], limits: Limits) -> Direct {
     Direct::open_limited(guest, options, &[], limits).expect("it opens")
 }
 
@@ -129,7 +133,7 @@ fn without_a_budget_nobody_waits() {
         disk.read(0, &mut [0; 512]).expect("read");
         thread::sleep(Duration::from_millis(10));
     }
-    assert!(disk.guest.usage().throttled_ms < 20);
+    assert!(disk.guest.usage().throttled_ms < 100);
 }
 
 #[test]
@@ -140,14 +144,19 @@ fn a_call_within_a_budget_has_its_deadline() {
         ("faulty", ("spin-at", "0"), 50),
         ("rogue", ("lie", "spin"), 10),
     ] {
-        let mut disk = open(guest, &[options], percent);
+        let limits = Limits {
+            cpu_percent: percent,
+            deadline: DEADLINE,
+            ..direct::limits()
+        };
+        let mut disk = open_limited(guest, &[options], limits);
         let begin = Instant::now();
         let used = percent_of(this, || {
             assert_eq!(disk.read(0, &mut [0; 512]), Err(Errno::EIO));
         });
         let took = begin.elapsed();
         assert!(took + CLOCK_TICK >= DEADLINE, "{took:?}");
-        assert!(took < Duration::from_secs(5), "{took:?}");
+        assert!(took < PATIENCE, "{took:?}");
         let reason = disk.health.reason().unwrap_or_default();
         assert!(reason.contains("deadline"), "{reason}");
         assert!(

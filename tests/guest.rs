@@ -1,7 +1,8 @@
 //! Guests in their sandbox, called as the frontends call them, on this machine's own kernel.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use tests::PATIENCE;
 use tests::paths;
 use wasmblk::block::{Backend, Claims, Errno, Geometry, Op, Request};
 use wasmblk::guest::Calls;
@@ -10,7 +11,7 @@ use wasmblk::serve::Engine;
 use wasmblk::stats::Stats;
 use wasmblk::sys::Slots;
 
-use crate::direct::Direct;
+use crate::direct::{self, Direct};
 
 #[test]
 fn memory_keeps_what_is_written_across_chunks() {
@@ -63,13 +64,15 @@ fn a_full_memory_is_enospc_and_no_failure() {
 
 #[test]
 fn a_call_that_does_not_return_ends_at_its_deadline() {
-    let mut disk = Direct::open("faulty", &[("spin-at", "0")]).expect("it opens");
+    let spins = [("spin-at", "0")];
+    let disk = Direct::open_limited("faulty", &spins, &[], direct::hurried());
+    let mut disk = disk.expect("it opens");
     let begin = Instant::now();
     assert_eq!(disk.read(0, &mut [0; 512]), Err(Errno::EIO));
     // It ends a tick too early at most.
     let took = begin.elapsed() + limits::CLOCK_TICK;
     assert!(
-        took >= Duration::from_millis(500) && took < Duration::from_secs(5),
+        took >= direct::SHORT_DEADLINE && took < PATIENCE,
         "{took:?}"
     );
     assert!(
@@ -77,12 +80,13 @@ fn a_call_that_does_not_return_ends_at_its_deadline() {
             .reason()
             .is_some_and(|reason| reason.contains("deadline"))
     );
-    let begin = Instant::now();
-    assert_eq!(disk.read(4096, &mut [0; 512]), Err(Errno::EIO));
-    assert!(
-        begin.elapsed() < Duration::from_millis(100),
-        "from then on at once"
-    );
+    let is_told_at_once = |_| {
+        let begin = Instant::now();
+        assert_eq!(disk.read(4096, &mut [0; 512]), Err(Errno::EIO));
+        begin.elapsed() < direct::SHORT_DEADLINE / 5
+    };
+    // The thread may be held up, but not each time.
+    assert!((0..5).any(is_told_at_once), "from then on");
 }
 
 #[test]

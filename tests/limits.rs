@@ -141,12 +141,12 @@ fn instances_of_a_guest_from_the_cache_are_counted() {
 
 #[test]
 fn the_longest_call_is_seen_by_the_clock() {
-    let mut disk = open("faulty", &[("spin-at", "4096")], direct::limits());
+    let mut disk = open("faulty", &[("spin-at", "4096")], direct::hurried());
     disk.read(0, &mut [0; 512]).expect("nothing happens here");
-    assert!(disk.guest.usage().longest_call_ms < 300);
+    assert!(disk.guest.usage().longest_call_ms < 450);
     assert_eq!(disk.read(4096, &mut [0; 512]), Err(Errno::EIO));
     let longest = disk.guest.usage().longest_call_ms;
-    assert!((300..5000).contains(&longest), "{longest} ms");
+    assert!((450..60_000).contains(&longest), "{longest} ms");
 }
 
 #[test]
@@ -154,8 +154,9 @@ fn a_deadline_is_kept_to_the_tick() {
     // After a pause, when the clock looks seldom, and in the middle of much to do.
     for idle in [true, false] {
         let mut over_ms = Vec::new();
-        for _ in 0..5 {
-            let mut disk = open("faulty", &[("spin-at", "4096")], direct::limits());
+        // Other work on the machine may hold a thread up, which is not the clock: three of at most 20 must be in time.
+        while over_ms.iter().filter(|&&ms| ms <= 10).count() < 3 {
+            let mut disk = open("faulty", &[("spin-at", "4096")], direct::hurried());
             if idle {
                 thread::sleep(limits::CLOCK_IDLE_TIME + 2 * limits::CLOCK_IDLE_TICK);
             }
@@ -165,13 +166,11 @@ fn a_deadline_is_kept_to_the_tick() {
             let begin = Instant::now();
             assert_eq!(disk.read(4096, &mut [0; 512]), Err(Errno::EIO));
             let took = begin.elapsed();
-            let deadline = direct::limits().deadline;
+            let deadline = direct::SHORT_DEADLINE;
             assert!(took + limits::CLOCK_TICK >= deadline, "{took:?}");
             over_ms.push(took.saturating_sub(deadline).as_millis());
+            assert!(over_ms.len() < 20, "over the deadline, in ms: {over_ms:?}");
         }
-        // Other work on the machine may hold a thread up; that is not the clock.
-        over_ms.sort_unstable();
-        assert!(over_ms[2] <= 10, "over the deadline, in ms: {over_ms:?}");
     }
 }
 

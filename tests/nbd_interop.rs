@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use tests::PATIENCE;
 use tests::command::{output, wait_at_most};
 use tests::disk::{run, wait_until};
 
@@ -263,7 +264,7 @@ fn nbdfuse_makes_a_file_of_it() {
     assert!(back == image);
     drop(file);
     run("fusermount3", &["-u", &folder.display().to_string()]);
-    let ended = wait_at_most(&mut fuse, Duration::from_secs(10)).expect("it ends");
+    let ended = wait_at_most(&mut fuse, PATIENCE).expect("it ends");
     assert!(ended.is_some_and(|status| status.success()));
     // Past FUSE and its caches: it is the guest that has it.
     let out = server.folder.text("out");

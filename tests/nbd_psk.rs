@@ -220,7 +220,7 @@ fn nobody_else_comes_in_or_is_in_the_way() {
         copies.join().expect("they are not disturbed");
     });
     // The library's own idea is to sleep for up to half a minute after each of these.
-    assert!(begin.elapsed() < Duration::from_secs(10), "somebody waited");
+    assert!(begin.elapsed() < Duration::from_secs(25), "somebody waited");
     it.server.end();
 }
 

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tests::PATIENCE;
 use tests::disk::{run, wait_until};
 use tests::paths;
 
@@ -97,7 +98,7 @@ fn what_is_no_socket_for_clients_is_refused() {
             .stderr(Stdio::piped())
             .spawn()
             .expect("it runs");
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + PATIENCE;
         while process.try_wait().expect("a status").is_none() && Instant::now() < end {
             thread::sleep(Duration::from_millis(10));
         }
@@ -156,7 +157,7 @@ fn the_pid_file_comes_when_clients_can() {
         let socket = folder.path("socket");
         let waiter = thread::spawn(move || {
             // As soon as it is there: no pause that would hide that it came too early.
-            let end = Instant::now() + Duration::from_secs(20);
+            let end = Instant::now() + PATIENCE;
             while !pid_file.exists() {
                 assert!(Instant::now() < end, "no file");
                 thread::yield_now();
@@ -213,7 +214,7 @@ fn one_client_too_many_is_sent_away() {
     }
     // One that is in the middle of haggling has a place as well, and loses it by leaving.
     clients.pop();
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     let mut half = loop {
         match Raw::try_connect(&socket) {
             Ok(client) => break client,

@@ -106,7 +106,7 @@ fn the_oldest_kernel_runs_the_main_job_by_fallbacks() {
             (&paths::guest("told-wasip2"), "/told.wasm"),
             (&example, "/run.sh"),
         ],
-        Duration::from_secs(240),
+        Duration::from_secs(600),
         false,
     );
     outcome

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tests::PATIENCE;
 use tests::backing::Backing;
 use tests::bed::in_bed;
 use tests::disk::{Disk, must, nothing_left, processes, run, wait_until, wasmblk};
@@ -91,9 +92,9 @@ fn who_keeps_ending_is_given_up_and_nobody_waits() {
         let backing = Backing::new("given-up", 16 << 20);
         let store = backing.grant("data", "");
         let disk = Disk::add("file", &["--recover", "--store", &store]);
-        let mut load = load(&disk, 30);
+        let mut load = load(&disk, 120);
         let is_dead = || must(&["list"]).contains("dead") && processes().is_empty();
-        let end = Instant::now() + Duration::from_secs(25);
+        let end = Instant::now() + PATIENCE;
         while !is_dead() {
             assert!(Instant::now() < end, "nobody gave up");
             let reply = wasmblk(&["info", "--json", &disk.id]);

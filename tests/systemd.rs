@@ -167,7 +167,7 @@ fn the_unit_gives_users_devices_and_they_outlive_it() {
         (&*guests[1], "/debian/file.wasm"),
     ];
     let script = [BEGIN, TEST, "END\n"].concat();
-    let limit = Duration::from_secs(240);
+    let limit = Duration::from_secs(600);
     let outcome = qemu::run(&script, &[], &files, limit, false);
     outcome
         .unwrap_or_else(|error| panic!("{error:#}"))

@@ -249,7 +249,7 @@ fn run(script: &str, programs: &[&str], guests: &[&str]) {
     let program = paths::wasmblk();
     let mut files = vec![(&*program, "/usr/bin/wasmblk"), (&*watchers, "/debian")];
     files.extend(guests.iter().map(|(here, there)| (&**here, &**there)));
-    let limit = Duration::from_secs(180);
+    let limit = Duration::from_secs(600);
     let outcome = qemu::run(&[BEGIN, script].concat(), programs, &files, limit, false);
     outcome
         .unwrap_or_else(|error| panic!("{error:#}"))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tests::PATIENCE;
 use tests::backing::Backing;
 use wasmblk::block::{Errno, Op, Request};
 use wasmblk::guest::{Health, Opened};
@@ -60,7 +61,6 @@ const BATCH_MAX: u64 = 3;
 const MOMENTS: u64 = 12;
 /// Lives follow one another, as each batch is the last of one so often.
 const BATCHES_OF_LIFE: u64 = 30;
-const EQUAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Life {
     /// Cuts the power: what is left is in the files.
@@ -282,7 +282,7 @@ impl Rig {
             if legs.all(|leg| Some(leg) == first) && self.all_are_in(life) {
                 return;
             }
-            assert!(begin.elapsed() < EQUAL_TIMEOUT, "the legs stay different");
+            assert!(begin.elapsed() < PATIENCE, "the legs stay different");
             thread::sleep(Duration::from_millis(1));
         }
     }

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use tests::PATIENCE;
 use wasmblk::block::{Carrier, Op};
 use wasmblk::guest::Opened;
 use wasmblk::serve::Engine;
@@ -26,7 +27,6 @@ const STREAMS_OF_LIFE: u64 = 3;
 const CHUNK: u64 = 8;
 /// Chunks that half of the requests are about.
 const HOT: u64 = 4;
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Rig {
     /// Uses the guest by streams of requests, and cuts the power so many times.
@@ -88,7 +88,7 @@ fn stream(life: &mut Life, watcher: &mut Watcher<'_>) {
     watcher.begun.resize_with(asked.len(), || None);
     let (begin_at, mut left) = (Instant::now(), REQUESTS);
     loop {
-        let has_time = begin_at.elapsed() < ANSWER_TIMEOUT;
+        let has_time = begin_at.elapsed() < PATIENCE;
         assert!(has_time, "they have no answer");
         for slot in 0..slots.count() {
             let free = asked[slot as usize].is_none();

@@ -1,8 +1,9 @@
 //! Guests that keep something in their stores: what it is later, and what they refuse.
 
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use tests::PATIENCE;
 use tests::backing::Backing;
 use wasmblk::block::{Backend, Errno};
 
@@ -151,10 +152,7 @@ fn a_mirror_goes_on_without_a_leg_and_makes_it_equal_later() {
     let begin = Instant::now();
     while a.content()[64 << 10..] != b.content()[64 << 10..] {
         disk.read(0, &mut back).expect("read");
-        assert!(
-            begin.elapsed() < Duration::from_secs(10),
-            "it stays different"
-        );
+        assert!(begin.elapsed() < PATIENCE, "it stays different");
     }
 }
 

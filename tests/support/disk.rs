@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::PATIENCE;
 use crate::command::output;
 use crate::paths;
 
@@ -191,11 +192,11 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 ///
 /// # Panics
 ///
-/// Where it is not so within ten seconds.
+/// Where it is not so within [`PATIENCE`].
 pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     while !is_so() {
-        assert!(Instant::now() < end, "{what}: not within ten seconds");
+        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -19,4 +19,10 @@ pub mod steps;
 pub mod uml;
 pub mod user;
 
+use std::time::Duration;
+
 pub use apt::install;
+
+/// Longer than anything takes that ends at all: on a slow machine whose processors are away for a second now and
+/// then, beside other tests. What is waited for is there much sooner; what never comes is a failure just as well.
+pub const PATIENCE: Duration = Duration::from_secs(60);

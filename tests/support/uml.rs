@@ -140,7 +140,7 @@ impl Default for Machine {
         Machine {
             processors: 1,
             memory_mib: 1024,
-            limit: Duration::from_secs(120),
+            limit: Duration::from_secs(300),
         }
     }
 }
