@@ -73,7 +73,7 @@ socket=/run/wasmblk/broker.sock
 said() { journalctl --unit "$unit" --no-pager | grep -q -e "$1"; }
 begin() {
     systemctl start "$unit"
-    wait_for 'there is a socket' test -S "$socket"
+    [ -S "$socket" ] || fail 'it is started, and there is no socket'
 }
 both_work() { # WHEN
     echo "    both devices work $1"
@@ -136,6 +136,17 @@ wait_for 'there is another broker' is_another
 wait_for 'it answers' user list
 wait_for 'their wardens are back again' both_are_live
 both_work 'with the third broker'
+
+echo 'A device, and an export, can be a unit of their own'
+service() { systemd-run --quiet --property=Type=notify --unit "$@"; }
+service unit-disk wasmblk add --foreground /memory.wasm --set size=2M --name unit-disk
+wasmblk info unit-disk >/tmp/info || fail 'it is started, and there is no device'
+systemctl stop unit-disk
+wasmblk info unit-disk >/tmp/info 2>&1 && fail 'it is stopped, and there is a device'
+service unit-export wasmblk nbd /memory.wasm --set size=2M --unix /run/export
+[ -S /run/export ] || fail 'it is started, and there is no export'
+systemctl stop unit-export
+[ ! -e /run/export ] || fail 'it is stopped, and there is an export'
 
 echo 'The devices are deleted, and nothing stays'
 third=$(other add /file.wasm --hosted --store data=/tmp/1001/other)

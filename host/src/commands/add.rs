@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::process::geteuid;
 
 use super::load::{Loaded, load};
-use super::{print, print_json};
+use super::{print, print_json, tell_service_manager};
 use crate::broker;
 use crate::cli::{Add, Cli, Format};
 use crate::config::DeviceConfig;
@@ -44,6 +44,7 @@ pub(super) fn run(add: &Add, cli: &Cli, run_dir: &RunDir) -> Result<()> {
     }
     if add.foreground {
         return plane::mind(config, &artefact, &[], |ready, _| {
+            tell_service_manager();
             announce(ready, add.format).map(|()| None)
         });
     }

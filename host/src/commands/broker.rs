@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tracing::warn;
 
-use super::print;
+use super::{print, tell_service_manager};
 use crate::broker::{self, Policy};
 use crate::cli::{Broker, Cli};
 use crate::error::{Error, Result};
@@ -28,6 +28,9 @@ pub(super) fn run(it: &Broker, cli: &Cli, run_dir: &RunDir) -> Result<()> {
             Ok(Policy::nobody())
         }
     };
-    let ready = || print(format!("{}\n", socket.display()));
+    let ready = || {
+        tell_service_manager();
+        print(format!("{}\n", socket.display()))
+    };
     broker::serve(socket, &policy, (run_dir.path(), &cli.log), ready)
 }

@@ -19,7 +19,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::CommandFactory;
+use sd_notify::NotifyState;
 use serde::Serialize;
+use tracing::warn;
 
 use crate::broker::guard;
 use crate::cli::{Cli, Command};
@@ -67,6 +69,13 @@ fn print(text: impl AsRef<[u8]>) -> Result<()> {
     match io::stdout().write_all(text.as_ref()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.doing(|| "cannot write to standard output".into()),
+    }
+}
+
+/// Tells the service manager that began this process that it serves now, where it asked for that (sd_notify(3)).
+fn tell_service_manager() {
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        warn!(%error, "the service manager cannot be told that all is ready");
     }
 }
 

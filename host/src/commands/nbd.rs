@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tracing::info;
 
 use super::load::{Loaded, load};
-use super::print;
+use super::{print, tell_service_manager};
 use crate::cli::{self, Nbd};
 use crate::confine::{self, spawn_unprivileged};
 use crate::error::{Context, Error, Result};
@@ -237,7 +237,10 @@ fn address(nbd: &Nbd, private: Option<&Folder>) -> Address {
 fn announce(nbd: &Nbd, listener: &Listener, uri: &str, wake: &Wake) -> Result<Option<Captive>> {
     match &nbd.run {
         Some(command) => Captive::start(command, uri, listener.address(), wake).map(Some),
-        None => print(format!("{uri}\n")).map(|()| None),
+        None => {
+            tell_service_manager();
+            print(format!("{uri}\n")).map(|()| None)
+        }
     }
 }
 
