@@ -208,6 +208,10 @@ fn what_it_looked_for_in_vain_is_named_with_the_line_that_grants_it() {
             ],
         ),
         (
+            "first=ask:127.0.0.1:9/hello",
+            ["--net HOST:PORT", "net = [\"HOST:PORT\"]"],
+        ),
+        (
             "first=read:/data/one",
             ["--dir /NAME=PATH", "dirs.\"/NAME\" = { path = \"PATH\" }"],
         ),
@@ -215,6 +219,12 @@ fn what_it_looked_for_in_vain_is_named_with_the_line_that_grants_it() {
         let reply = wasmblk(&["nbd", &guest, "--set", question, "--run", "true"]);
         expect(&reply, 1, &words);
     }
+    // With a network, it is the place.
+    let words = ["--net 127.0.0.1:9", "net = [\"127.0.0.1:9\"]"];
+    let question = ["--set", "first=ask:127.0.0.1:9/hello"];
+    let grant = ["--net", "127.0.0.1:8", "--run", "true"];
+    let reply = wasmblk(&[&["nbd", &guest], &question[..], &grant].concat());
+    expect(&reply, 1, &words);
 }
 
 #[test]

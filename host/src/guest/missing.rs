@@ -1,5 +1,7 @@
 //! What a guest looked for and was not granted.
 
+use std::net::SocketAddr;
+
 use crate::limits;
 use crate::store::Grant;
 
@@ -8,8 +10,12 @@ use crate::store::Grant;
 pub(super) enum Missing {
     /// A store.
     Store(String),
-    /// A host.
+    /// A host, whatever the port.
     Host(String),
+    /// A port of a host.
+    Address(SocketAddr),
+    /// Any host: it made a socket.
+    Hosts,
     /// Any directory: it asked which there are.
     Directories,
 }
@@ -26,9 +32,10 @@ impl AllMissing {
         }
     }
 
-    /// How to grant them, if there are any.
-    pub(super) fn remedy(&self) -> Option<String> {
-        let all: Vec<String> = self.0.iter().map(Missing::remedy).collect();
+    /// How to grant them, and where it was not let connect to, if there are any.
+    pub(super) fn remedy(&self, refused: Option<SocketAddr>) -> Option<String> {
+        let refused = refused.map(Missing::Address);
+        let all: Vec<String> = self.0.iter().chain(&refused).map(Missing::remedy).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 }
@@ -45,6 +52,16 @@ impl Missing {
                 format!("the host '{name}', which is not granted"),
                 format!("--net {name}:PORT"),
                 format!("net = [\"{name}:PORT\"]"),
+            ),
+            Missing::Address(address) => (
+                format!("{address}, which is not granted"),
+                format!("--net {address}"),
+                format!("net = [\"{address}\"]"),
+            ),
+            Missing::Hosts => (
+                "a network, and no host is granted".to_owned(),
+                "--net HOST:PORT".to_owned(),
+                "net = [\"HOST:PORT\"]".to_owned(),
             ),
             Missing::Directories => (
                 "its directories, and none is granted".to_owned(),

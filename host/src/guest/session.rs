@@ -70,7 +70,8 @@ impl Session {
 
     /// How to grant what it looked for in vain, behind an error that may be due to that.
     pub(super) fn explain(&self, error: Error) -> Error {
-        match self.store.data().missing.remedy() {
+        let state = self.store.data();
+        match state.missing.remedy(state.remotes.refused()) {
             Some(remedy) => error.because(remedy),
             None => error,
         }

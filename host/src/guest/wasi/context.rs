@@ -18,7 +18,7 @@ use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder};
 use super::directory::Directory;
 use super::remote::{Remote, Remotes};
 use super::stderr::Lines;
-use super::{ambient, blocking, files, listing, names, times, waits};
+use super::{ambient, blocking, files, listing, names, sockets, times, waits};
 use crate::guest::imports::State;
 use crate::guest::log::LogGate;
 use crate::limits;
@@ -69,7 +69,7 @@ pub(in crate::guest) fn context(
     wasi.allow_tcp(!remotes.is_empty())
         .socket_addr_check(move |address, what| {
             let may = match what {
-                SocketAddrUse::TcpConnect => may.include(address),
+                SocketAddrUse::TcpConnect => may.include_or_note(address),
                 // What comes before a connection: no place of its own.
                 SocketAddrUse::TcpBind => address.ip().is_unspecified() && address.port() == 0,
                 _ => false,
@@ -113,6 +113,7 @@ pub(in crate::guest) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> 
         listing::REPLACED,
         times::REPLACED,
         names::REPLACED,
+        sockets::REPLACED,
     ] {
         let mut instance = linker.instance(interface)?;
         for name in names {
@@ -127,6 +128,7 @@ pub(in crate::guest) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> 
     waits::add_to_linker(linker)?;
     blocking::add_to_linker(linker)?;
     names::add_to_linker(linker)?;
+    sockets::add_to_linker(linker)?;
     files::add_to_linker(linker)?;
     listing::add_to_linker(linker)?;
     times::add_to_linker(linker)?;

@@ -8,6 +8,7 @@ mod files;
 mod listing;
 mod names;
 mod remote;
+mod sockets;
 mod stderr;
 mod streams;
 mod times;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +21,12 @@ pub struct Remote {
 
 /// Where a guest may connect to, with the addresses that the names had when the device began.
 #[derive(Debug, Default)]
-pub struct Remotes(Vec<(String, Vec<SocketAddr>)>);
+pub struct Remotes {
+    /// By the words that granted them.
+    all: Vec<(String, Vec<SocketAddr>)>,
+    /// The first place where a guest wanted to connect to and may not.
+    refused: OnceLock<SocketAddr>,
+}
 
 impl Remote {
     /// Reads `HOST:PORT`; the error says what is wrong.
@@ -121,29 +127,37 @@ impl Remotes {
             }
             Ok((remote.host.clone(), found.into_iter().collect()))
         };
-        granted
-            .iter()
-            .map(look_up)
-            .collect::<Result<_>>()
-            .map(Remotes)
+        Ok(Remotes {
+            all: granted.iter().map(look_up).collect::<Result<_>>()?,
+            refused: OnceLock::new(),
+        })
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
-    /// Whether a guest may connect there.
-    #[must_use]
-    pub fn include(&self, address: SocketAddr) -> bool {
-        self.0.iter().any(|(_, known)| known.contains(&address))
+    /// Whether a guest may connect there; where it may not, that is remembered.
+    pub(super) fn include_or_note(&self, address: SocketAddr) -> bool {
+        let may = self.all.iter().any(|(_, known)| known.contains(&address));
+        if !may {
+            // Only the first.
+            let _ = self.refused.set(address);
+        }
+        may
+    }
+
+    /// The first place where a guest wanted to connect to and may not.
+    pub(in crate::guest) fn refused(&self) -> Option<SocketAddr> {
+        self.refused.get().copied()
     }
 
     /// The ports, each once.
     #[must_use]
     pub fn ports(&self) -> Vec<u16> {
-        let all = self.0.iter().flat_map(|(_, known)| known);
+        let all = self.all.iter().flat_map(|(_, known)| known);
         let ports: BTreeSet<u16> = all.map(SocketAddr::port).collect();
         ports.into_iter().collect()
     }
@@ -151,7 +165,7 @@ impl Remotes {
     /// The addresses of a name that was granted, each once.
     pub(super) fn addresses(&self, name: &str) -> Vec<IpAddr> {
         let of_name = self
-            .0
+            .all
             .iter()
             .filter(|(host, _)| host.eq_ignore_ascii_case(name));
         let all: BTreeSet<IpAddr> = of_name
