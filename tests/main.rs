@@ -41,6 +41,7 @@ mod network;
 mod oldest;
 mod policy;
 mod recovery;
+mod remote;
 mod restart;
 mod ring;
 mod stores;

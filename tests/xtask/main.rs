@@ -111,7 +111,7 @@ fn prepare() -> Result<()> {
     step("host and test program", build)?;
     step("guests", guests::build)?;
     step("guest for wasip2", || {
-        guests::build_for_wasip2(&["memory", "told"])
+        guests::build_for_wasip2(&["memory", "remote", "told"])
     })
 }
 
