@@ -32,7 +32,7 @@ fn place(server: &Server) -> String {
 fn remote(place: &str, arguments: &[&str]) -> Server {
     let at = format!("at={place}");
     let words = ["--net", place, "--set", &at];
-    Server::start("remote-wasip2", &[&words[..], arguments].concat())
+    Server::start("remote", &[&words[..], arguments].concat())
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn a_connection_that_breaks_is_made_anew_unless_writes_may_be_lost() {
 
 #[test]
 fn what_is_wrong_is_said() {
-    let guest = paths::guest("remote-wasip2").display().to_string();
+    let guest = paths::guest("remote").display().to_string();
     let odd = TcpListener::bind("127.0.0.1:0").expect("an address");
     let odd_place = odd.local_addr().expect("it has one").to_string();
     thread::spawn(move || {
@@ -210,7 +210,7 @@ fn over_ublk_it_is_a_disk_like_others() {
         let other = elsewhere("memory", &["--set", "size=16M"]);
         let place = place(&other);
         let at = format!("at={place}");
-        let disk = Disk::add("remote-wasip2", &["--net", &place, "--set", &at]);
+        let disk = Disk::add("remote", &["--net", &place, "--set", &at]);
         let jobs = ["--rw=randrw", "--bs=16k", "--size=16m", "--iodepth=8"];
         fio(&disk.path, &[&jobs[..], &["--verify=crc32c"]].concat());
         must(&["del", &disk.id]);

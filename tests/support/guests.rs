@@ -39,14 +39,21 @@ pub fn names() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Builds all guests, for whichever target is installed; where none is, the compiler builds the
+/// Whether a guest is of no use without what WASI has, such as sockets: its manifest says so.
+fn needs_wasi(name: &str) -> Result<bool> {
+    let manifest = paths::root().join("guests").join(name).join("Cargo.toml");
+    Ok(fs::read_to_string(manifest)?.contains("[package.metadata.wasi]"))
+}
+
+/// Builds all guests that need no WASI, for whichever target is installed; where none is, the compiler builds the
 /// standard library itself.
 ///
 /// # Errors
 ///
 /// What cargo or the encoder says.
 pub fn build() -> Result<()> {
-    let names = names()?;
+    let mut names = names()?;
+    names.retain(|name| !needs_wasi(name).unwrap_or(false));
     let target = if installed(WASIP2)? && !installed(UNKNOWN)? {
         WASIP2
     } else {
@@ -96,17 +103,25 @@ pub fn component(mut module: Vec<u8>, world: &str) -> Result<Vec<u8>> {
     encode(&module)
 }
 
-/// Builds guests as `NAME-wasip2`, for the tests of what such components import and are granted.
+/// Builds the guests that need WASI; and others as `NAME-wasip2`, for the tests of what such components import and are
+/// granted.
 ///
 /// # Errors
 ///
 /// What cargo says.
-pub fn build_for_wasip2(names: &[&str]) -> Result<()> {
-    let owned: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    compile(WASIP2, &owned)?;
-    names
-        .iter()
-        .try_for_each(|name| finish(WASIP2, name, &format!("{name}-wasip2")))
+pub fn build_for_wasip2(others: &[&str]) -> Result<()> {
+    let mut needy = names()?;
+    needy.retain(|name| needs_wasi(name).unwrap_or(false));
+    let others = others.iter().map(|name| (*name).to_owned());
+    let all: Vec<String> = needy.iter().cloned().chain(others).collect();
+    compile(WASIP2, &all)?;
+    all.iter().try_for_each(|name| {
+        if needy.contains(name) {
+            finish(WASIP2, name, name)
+        } else {
+            finish(WASIP2, name, &format!("{name}-wasip2"))
+        }
+    })
 }
 
 fn compile(target: &str, names: &[String]) -> Result<()> {

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::Test { filter } => test(&filter),
         Task::Setup => setup(),
-        Task::Guests => step("guests", guests::build),
+        Task::Guests => step("guests", guests::build).and_then(|()| build_for_wasip2(&[])),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench { words } => bench(&words),
     };
@@ -110,9 +110,11 @@ fn prepare() -> Result<()> {
     step("tools", || install(&TOOLS))?;
     step("host and test program", build)?;
     step("guests", guests::build)?;
-    step("guest for wasip2", || {
-        guests::build_for_wasip2(&["memory", "remote", "told"])
-    })
+    build_for_wasip2(&["memory", "told"])
+}
+
+fn build_for_wasip2(others: &[&str]) -> Result<()> {
+    step("guests for wasip2", || guests::build_for_wasip2(others))
 }
 
 /// Measures what was built for release: guests, program and the bench itself.

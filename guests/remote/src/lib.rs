@@ -3,9 +3,8 @@
 //!
 //! Options: `at`, the server as `HOST:PORT` (required; the same needs `--net`), `export`, its name there ("").
 //!
-//! Built for wasm32-wasip2, which has sockets. A connection that breaks is made anew, unless writes were not flushed
-//! yet: nobody knows then what became of them, and every later request fails. A server that does not answer is waited
-//! for as long as the deadline lets one request.
+//! A connection that breaks is made anew, unless writes were not flushed yet: nobody knows then what became of them,
+//! and every later request fails. A server that does not answer is waited for as long as the deadline lets one request.
 
 mod client;
 
