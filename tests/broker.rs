@@ -50,6 +50,8 @@ fn a_user_has_a_device_and_another_has_not() {
         let id = alice.add("memory", &["--set", "size=16M", "--name", "mine"]);
         let about = fs::metadata(node(id)).expect("a node");
         assert_eq!((about.uid(), about.mode() & 0o777), (ALICE, 0o600));
+        let scheduler = fs::read_to_string(format!("/sys/block/ublkb{id}/queue/scheduler"));
+        assert!(scheduler.expect("sysfs").contains("[none]"));
         let of = format!("of={}", node(id));
         let write = ["if=/dev/urandom", &of, "bs=1M", "count=16", "oflag=direct"];
         assert!(alice.can("dd", &write), "its owner writes");

@@ -86,6 +86,17 @@ fn list_and_info_say_what_is_served() {
 }
 
 #[test]
+fn a_new_disk_has_no_scheduler() {
+    in_bed(&Machine::default(), || {
+        let disk = Disk::add("null", &[]);
+        let scheduler = disk.queue("scheduler");
+        assert!(scheduler.contains("[none] mq-deadline"), "{scheduler}");
+        disk.del();
+        nothing_left();
+    });
+}
+
+#[test]
 fn the_second_add_does_not_compile() {
     in_bed(&Machine::default(), || {
         let compiled = |arguments: &[&str]| {

@@ -1,6 +1,6 @@
 //! Devices that stay when their data plane is killed, and are taken up by the next one.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -50,12 +50,16 @@ fn a_data_plane_that_is_killed_is_replaced() {
             let words = ["--recover", "--store", &store, "--data-path", data_path];
             let disk = Disk::add("file", &[&words[..], &["--name", "kept"]].concat());
             let layers = disk.info("/confinement");
+            let scheduler = format!("/sys/block/ublkb{}/queue/scheduler", disk.id);
+            fs::write(scheduler, "mq-deadline").expect("it is chosen");
             let mut load = load(&disk, 7);
             for _ in 0..2 {
                 thread::sleep(Duration::from_millis(500));
                 kill(&disk);
                 assert_eq!(disk.info("/confinement"), layers, "{data_path}");
                 assert_eq!(disk.info("/data_path"), data_path);
+                let scheduler = disk.queue("scheduler");
+                assert!(scheduler.contains("[mq-deadline]"), "{scheduler}");
             }
             assert!(load.try_wait().expect("fio").is_none(), "under load");
             assert!(load.wait().expect("fio ends").success(), "{data_path}");

@@ -187,8 +187,9 @@ pub(crate) fn run_in_bed(what: What, options: &Options) -> Result<()> {
 }
 
 /// Which of ours is held against what.
-const PEERS: [(&str, &str); 7] = [
+const PEERS: [(&str, &str); 8] = [
     ("null", "rublk null"),
+    ("null", "rublk null, no scheduler"),
     ("null", "null unconfined"),
     ("null", "native"),
     ("null", "null_blk"),
@@ -256,8 +257,12 @@ fn devices() -> Result<Vec<Device>> {
     add("null", 5, &["--no-confine"])?;
     devices.push(device("null unconfined", "/dev/ublkb5", None)?);
     let rublk = rublk()?;
-    output(Command::new(&rublk).args(["add", "null", "-n", "10", "-d", "128", "--quiet"]))?;
-    devices.push(device("rublk null", "/dev/ublkb10", None)?);
+    for (id, name) in [("10", "rublk null"), ("11", "rublk null, no scheduler")] {
+        output(Command::new(&rublk).args(["add", "null", "-n", id, "-d", "128", "--quiet"]))?;
+        devices.push(device(name, &format!("/dev/ublkb{id}"), None)?);
+    }
+    // What a device of ours has by itself.
+    fs::write("/sys/block/ublkb11/queue/scheduler", "none")?;
     let server = Command::new(std::env::current_exe()?)
         .arg("native-null")
         .stdin(Stdio::null())

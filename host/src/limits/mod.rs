@@ -234,6 +234,10 @@ pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(20);
 /// deadline fits, the others are then answered at once.
 pub const SLOW_CONTROL_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// How long the kernel may take to leave out a new disk's scheduler before that goes on beside: it waits for requests
+/// that are under way already.
+pub const SCHEDULER_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long the kernel may be busy with the end of a data plane before the device can be taken up.
 pub const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::abi::{DevInfo, feature};
 use super::control::Control;
 use super::node::{block_path, open_char, own_node, wait_for_node};
-use super::{encode, holders};
+use super::{encode, holders, scheduler};
 use crate::block::Geometry;
 use crate::error::{Context, Error, Result};
 
@@ -248,7 +248,9 @@ impl Device {
             self.control.start(id)
         };
         started.doing(|| format!("cannot start ublk device {id}"))?;
-        self.recovering = false;
+        if !std::mem::take(&mut self.recovering) {
+            scheduler::leave_out(id);
+        }
         let node = block_path(id);
         let wanted = if self.info.is_unprivileged() {
             Access::READ_OK | Access::WRITE_OK

@@ -9,6 +9,7 @@ mod device;
 pub mod encode;
 mod holders;
 mod node;
+mod scheduler;
 mod worker;
 
 pub use control::{CONTROL_PATH, Control};
