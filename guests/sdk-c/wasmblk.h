@@ -159,9 +159,10 @@ static struct {
     wasmblk_u8 *arena;
     struct wasmblk_record *events;
     struct wasmblk_record *actions;
+    /* Where the next action belongs. */
+    struct wasmblk_record *next;
     wasmblk_u8 *slots;
     wasmblk_u32 stride;
-    wasmblk_u32 actions_count;
     wasmblk_u8 *free;
     wasmblk_u8 *end;
 } wasmblk_state;
@@ -210,23 +211,20 @@ void *wasmblk_cabi_realloc(void *old, wasmblk_u32 old_bytes, wasmblk_u32 align, 
     return fresh;
 }
 
-static void wasmblk_act(wasmblk_u32 kind, wasmblk_u32 tag, wasmblk_u64 offset, wasmblk_u32 status) {
-    struct wasmblk_record *action = &wasmblk_state.actions[wasmblk_state.actions_count++];
+/* An action, whose other fields are those of the one before in this place: the caller sets the fields of its kind. */
+static struct wasmblk_record *wasmblk_act(wasmblk_u32 kind, wasmblk_u32 tag) {
+    struct wasmblk_record *action = wasmblk_state.next++;
     action->kind = kind;
     action->tag = tag;
-    action->offset = offset;
-    action->length = status;
-    action->flags = 0;
-    action->place = 0;
-    action->place_tag = 0;
+    return action;
 }
 
 WASMBLK_OPTIONAL void wasmblk_complete(wasmblk_u32 tag, int status) {
-    wasmblk_act(0, tag, 0, (wasmblk_u32)status);
+    wasmblk_act(0, tag)->length = (wasmblk_u32)status;
 }
 
 WASMBLK_OPTIONAL void wasmblk_start_timer(wasmblk_u32 token, wasmblk_u64 after_ms) {
-    wasmblk_act(WASMBLK_KIND_TIMER, token, after_ms, 0);
+    wasmblk_act(WASMBLK_KIND_TIMER, token)->offset = after_ms;
 }
 
 WASMBLK_OPTIONAL int wasmblk_find_store(const char *name, struct wasmblk_store *store) {
@@ -239,8 +237,9 @@ WASMBLK_OPTIONAL int wasmblk_find_store(const char *name, struct wasmblk_store *
 /* Tokens behind those of timers belong to the requests. */
 static void wasmblk_transfer(wasmblk_u32 kind, wasmblk_u32 tag, const struct wasmblk_store *store, wasmblk_u64 offset,
     const wasmblk_u8 *data, wasmblk_u32 bytes) {
-    struct wasmblk_record *action = &wasmblk_state.actions[wasmblk_state.actions_count];
-    wasmblk_act(kind, WASMBLK_TIMERS + tag, offset, bytes);
+    struct wasmblk_record *action = wasmblk_act(kind, WASMBLK_TIMERS + tag);
+    action->offset = offset;
+    action->length = bytes;
     action->flags = store->number;
     action->place = data ? (wasmblk_u32)(data - wasmblk_state.arena) : 0;
     action->place_tag = WASMBLK_IN_ARENA;
@@ -269,7 +268,8 @@ static void wasmblk_transfer_ended(wasmblk_u32 token, int status) {
     }
 }
 
-static int wasmblk_request(const struct wasmblk_record *event) {
+/* With which status a request is done; an event of another kind leaves nothing to be said. */
+static int wasmblk_take(const struct wasmblk_record *event) {
     const struct wasmblk_disk *disk = &wasmblk_state.disk;
     wasmblk_u8 *data = wasmblk_state.slots + event->tag * wasmblk_state.stride;
     int none = WASMBLK_NOT_SUPPORTED;
@@ -280,27 +280,25 @@ static int wasmblk_request(const struct wasmblk_record *event) {
     case 3: return disk->discard ? disk->discard(event->tag, event->offset, event->length) : none;
     case 4: return disk->write_zeroes
         ? disk->write_zeroes(event->tag, event->offset, event->length, event->flags >> 1 & 1) : none;
+    case WASMBLK_KIND_TIMER:
+        if (disk->timer) disk->timer(event->tag);
+        return WASMBLK_PENDING;
+    case WASMBLK_KIND_ENDED:
+        wasmblk_transfer_ended(event->tag, (int)event->length);
+        return WASMBLK_PENDING;
     default: return none;
     }
 }
 
 WASMBLK_EXPORT("wasmblk:block/ring@0.1.0#poll")
 wasmblk_u32 wasmblk_export_poll(wasmblk_u32 events) {
-    wasmblk_state.actions_count = 0;
-    for (wasmblk_u32 i = 0; i < events; i++) {
-        const struct wasmblk_record *event = &wasmblk_state.events[i];
-        if (event->kind == WASMBLK_KIND_TIMER) {
-            if (wasmblk_state.disk.timer) wasmblk_state.disk.timer(event->tag);
-            continue;
-        }
-        if (event->kind == WASMBLK_KIND_ENDED) {
-            wasmblk_transfer_ended(event->tag, (int)event->length);
-            continue;
-        }
-        int status = wasmblk_request(event);
+    const struct wasmblk_record *event = wasmblk_state.events, *end = event + events;
+    wasmblk_state.next = wasmblk_state.actions;
+    for (; event != end; event++) {
+        int status = wasmblk_take(event);
         if (status != WASMBLK_PENDING) wasmblk_complete(event->tag, status);
     }
-    return wasmblk_state.actions_count;
+    return (wasmblk_u32)(wasmblk_state.next - wasmblk_state.actions);
 }
 
 /* result<disk, open-error> as it lies in memory. */

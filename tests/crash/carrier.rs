@@ -50,8 +50,9 @@ impl Power {
             Memory::Request(tag, at) => self.place.slots.get(tag, at as usize, &mut data),
             Memory::Arena(at) => {
                 let arena = self.place.arena.as_ref().expect("it has one");
-                let words = arena.records::<1>(at as usize, data.len() / 8);
-                for (bytes, [word]) in data.chunks_mut(8).zip(words) {
+                let count = transfer.length / 8;
+                let words = arena.records(at as usize, count).expect("inside");
+                for (bytes, [word]) in data.chunks_mut(8).zip(words.first(count)) {
                     bytes.copy_from_slice(&word.to_le_bytes());
                 }
             }
@@ -66,9 +67,11 @@ impl Power {
             Memory::Request(tag, at) => self.place.slots.put(tag, at as usize, data),
             Memory::Arena(at) => {
                 let arena = self.place.arena.as_ref().expect("it has one");
-                for (place, bytes) in (at as usize..).step_by(8).zip(data.chunks(8)) {
+                let words = arena.records(at as usize, transfer.length / 8);
+                let words = words.expect("inside");
+                for (place, bytes) in (0..).zip(data.chunks(8)) {
                     let word = u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
-                    arena.put(place, &[word]);
+                    words.put(place, &[word]);
                 }
             }
         }

@@ -58,8 +58,9 @@ impl<F: Future> Executor<F> {
 
     /// Begins a tag's future; gives what it comes to if it does not wait.
     pub(crate) fn begin(&mut self, tag: usize, future: F) -> Option<F::Output> {
-        self.tasks[tag].as_mut().set(Some(future));
-        self.go_on(tag)
+        let task = &mut self.tasks[tag];
+        task.as_mut().set(Some(future));
+        run(task.as_mut(), &self.wakers[tag])
     }
 
     /// Goes on with futures that were woken; `done` is called for each of a tag that ends.
@@ -81,8 +82,8 @@ impl<F: Future> Executor<F> {
     }
 
     fn go_on(&mut self, number: usize) -> Option<F::Output> {
-        let mut context = Context::from_waker(&self.wakers[number]);
         let Some(task) = self.tasks.get_mut(number) else {
+            let mut context = Context::from_waker(&self.wakers[number]);
             let place = number - self.tasks.len();
             let ended = self.background[place]
                 .as_mut()
@@ -93,13 +94,18 @@ impl<F: Future> Executor<F> {
             }
             return None;
         };
-        let mut task = task.as_mut();
-        match task.as_mut().as_pin_mut()?.poll(&mut context) {
-            Poll::Ready(output) => {
-                task.set(None);
-                Some(output)
-            }
-            Poll::Pending => None,
+        run(task.as_mut(), &self.wakers[number])
+    }
+}
+
+/// Runs a future, where there is one, until it waits or ends.
+fn run<F: Future>(mut task: Pin<&mut Option<F>>, waker: &Waker) -> Option<F::Output> {
+    let mut context = Context::from_waker(waker);
+    match task.as_mut().as_pin_mut()?.poll(&mut context) {
+        Poll::Ready(output) => {
+            task.set(None);
+            Some(output)
         }
+        Poll::Pending => None,
     }
 }

@@ -84,12 +84,17 @@ fn report_panics() {
 }
 
 /// Lends an arena, and serves a disk from there.
-fn serve<D: 'static, F: Future<Output = Result<Answer, Errno>> + 'static>(
+fn serve<D, F, A>(
     (disk, info): (D, Info),
     shape: &Shape,
     data: ring::Data,
-    serve: fn(&'static D, Request) -> F,
-) -> Result<ring::Disk, OpenError> {
+    serve: impl Fn(&'static D, Request) -> F + 'static,
+) -> Result<ring::Disk, OpenError>
+where
+    D: 'static,
+    F: Future<Output = Result<A, Errno>> + 'static,
+    A: Into<Answer>,
+{
     let mut geometry = info.geometry();
     if geometry.max_transfer_bytes == 0 {
         geometry.max_transfer_bytes = TRANSFER_BYTES_DEFAULT;
@@ -132,11 +137,11 @@ fn serve<D: 'static, F: Future<Output = Result<Answer, Errno>> + 'static>(
     })
 }
 
-struct Server<D: 'static, F> {
+struct Server<D: 'static, S, F> {
     disk: &'static D,
     arena: Arena,
     executor: Executor<F>,
-    serve: fn(&'static D, Request) -> F,
+    serve: S,
     actions: usize,
 }
 
@@ -150,7 +155,7 @@ struct Request {
     slot: &'static mut [u8],
 }
 
-async fn serve_disk<D: Disk>(disk: &'static D, request: Request) -> Result<Answer, Errno> {
+async fn serve_disk<D: Disk>(disk: &'static D, request: Request) -> Result<(), Errno> {
     let Request {
         kind,
         offset,
@@ -167,7 +172,6 @@ async fn serve_disk<D: Disk>(disk: &'static D, request: Request) -> Result<Answe
         WRITE_ZEROES => disk.write_zeroes(offset, length, flags & 2 != 0).await,
         _ => Err(Errno::NotSupported),
     }
-    .map(Answer::from)
 }
 
 async fn serve_mapper<M: Mapper>(mapper: &'static M, request: Request) -> Result<Answer, Errno> {
@@ -193,7 +197,12 @@ async fn serve_mapper<M: Mapper>(mapper: &'static M, request: Request) -> Result
     .map(Answer::from)
 }
 
-impl<D, F: Future<Output = Result<Answer, Errno>>> Server<D, F> {
+impl<D, S, F, A> Server<D, S, F>
+where
+    S: Fn(&'static D, Request) -> F,
+    F: Future<Output = Result<A, Errno>>,
+    A: Into<Answer>,
+{
     fn event(&mut self, [head, offset, size, _]: Record) {
         let (kind, tag) = (head as u32, (head >> 32) as u32);
         let (length, flags) = (size as u32, (size >> 32) as u32);
@@ -220,7 +229,12 @@ impl<D, F: Future<Output = Result<Answer, Errno>>> Server<D, F> {
     }
 }
 
-impl<D, F: Future<Output = Result<Answer, Errno>>> Poll for Server<D, F> {
+impl<D, S, F, A> Poll for Server<D, S, F>
+where
+    S: Fn(&'static D, Request) -> F,
+    F: Future<Output = Result<A, Errno>>,
+    A: Into<Answer>,
+{
     fn poll(&mut self, events: u32) -> u32 {
         self.actions = 0;
         for index in 0..events as usize {
@@ -238,9 +252,14 @@ impl<D, F: Future<Output = Result<Answer, Errno>>> Poll for Server<D, F> {
     }
 }
 
-fn complete(arena: &Arena, actions: &mut usize, tag: u32, result: Result<Answer, Errno>) {
+fn complete(
+    arena: &Arena,
+    actions: &mut usize,
+    tag: u32,
+    result: Result<impl Into<Answer>, Errno>,
+) {
     let completion = |status| [u64::from(tag) << 32, 0, status, 0];
-    let action = match result {
+    let action = match result.map(Into::into) {
         Ok(Answer(None)) => completion(0),
         Ok(Answer(Some(transfer))) => transfer,
         Err(errno) => completion(1 + errno as u64),

@@ -9,7 +9,7 @@ use super::breach::Breach;
 use super::coverage::Coverage;
 use super::held::Held;
 use super::periods::Periods;
-use super::records::{self, Action, Record};
+use super::records::{self, Action, Half, Record};
 use super::terms::Terms;
 use crate::block::{Answer, Checked, Ended, Errno, Memory, Next, Output, Transfer, Work};
 use crate::limits;
@@ -81,7 +81,7 @@ impl Account {
         let Some(held) = self.requests.get_mut(tag as usize) else {
             return;
         };
-        *held = Held::new(*request, self.periods.number());
+        held.take(*request, self.periods.number());
         self.held += 1;
         if let Some(coverage) = &mut self.coverage
             && held.is_read()
@@ -114,17 +114,18 @@ impl Account {
             output.answers.push(Answer { slot: tag, result });
             return Ok(());
         }
-        self.act_by_kind(record, output)
+        let [head, offset, size, place] = *record;
+        self.act_by_kind([head, offset], [size, place], output)
     }
 
-    fn act_by_kind(&mut self, record: &Record, output: &mut Output) -> Result<(), Breach> {
-        match records::action(record).map_err(Breach::Action)? {
+    /// In halves, as a record as a whole would be put into memory for this, also where it is done above.
+    fn act_by_kind(&mut self, first: Half, last: Half, output: &mut Output) -> Result<(), Breach> {
+        let record = [first[0], first[1], last[0], last[1]];
+        match records::action(&record).map_err(Breach::Action)? {
             Action::Complete { tag, result } => {
                 let length = self.complete(tag, result.is_ok())?;
-                output.answers.push(Answer {
-                    slot: tag,
-                    result: result.map(|()| length),
-                });
+                let result = result.map(|()| length);
+                output.answers.push(Answer { slot: tag, result });
             }
             Action::Timer { token, after_ms } => {
                 self.take_token(token, Token::Timer)?;
@@ -345,7 +346,7 @@ impl Account {
         } else {
             1
         };
-        let overdue = |held: &Held| held.is_held() && before.wrapping_sub(held.period) >= most;
+        let overdue = |held: &Held| held.age(before).is_some_and(|age| age >= most);
         if self.requests.iter().any(overdue) {
             return Err(Breach::Overdue);
         }

@@ -171,7 +171,7 @@ fn lend(mut store: StoreContextMut<'_, State>, (list,): (WasmList<u8>,)) -> Resu
     };
     let arena = match before {
         Some(arena) => arena,
-        None => Arena::new(lent.bytes())?,
+        None => Arena::new(lent)?,
     };
     arena.show(lent).map_err(|why| match why.kind() {
         ErrorKind::InvalidInput => {

@@ -1,5 +1,6 @@
 //! How long a guest keeps requests, without a look at the clock for each.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct Periods {
     length: Duration,
-    number: u32,
+    number: NonZeroU32,
     end: Option<Instant>,
     /// What the clock counts, and how much that was at the last look.
     ticks: Arc<AtomicU64>,
@@ -19,7 +20,7 @@ impl Periods {
     pub(super) fn new(length: Duration, ticks: Arc<AtomicU64>) -> Periods {
         Periods {
             length,
-            number: 0,
+            number: NonZeroU32::MIN,
             end: None,
             ticks,
             seen: 0,
@@ -27,7 +28,7 @@ impl Periods {
     }
 
     /// The number of this one.
-    pub(super) fn number(&self) -> u32 {
+    pub(super) fn number(&self) -> NonZeroU32 {
         self.number
     }
 
@@ -53,7 +54,7 @@ impl Periods {
         if self.end.is_some_and(|end| now < end) {
             return false;
         }
-        self.number = self.number.wrapping_add(1);
+        self.number = self.number.checked_add(1).unwrap_or(NonZeroU32::MIN);
         self.end.replace(now + self.length).is_some()
     }
 }

@@ -83,6 +83,9 @@ pub enum NoAction {
 /// An event or action as words of 8 bytes; each word is little endian in memory.
 pub type Record = [u64; RECORD_BYTES / 8];
 
+/// Half of one, which fits into the processor's registers.
+pub(super) type Half = [u64; RECORD_BYTES / 16];
+
 /// Two fields of 4 bytes beside each other.
 fn pair(first: u32, second: u32) -> u64 {
     u64::from(first) | u64::from(second) << 32

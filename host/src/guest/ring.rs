@@ -15,26 +15,20 @@ use super::terms::Terms;
 use crate::block::{Checked, Claims, Ended, Geometry, Next, Output, Target};
 use crate::limits;
 use crate::store::Stores;
-use crate::sys::{Arena, Slots};
+use crate::sys::{self, Arena, Slots};
 
-/// What the guest said of its arena, checked: everything is inside it.
-#[derive(Clone, Copy, Debug)]
-struct Layout {
-    events_offset: usize,
-    actions_offset: usize,
-    actions_max: u32,
-    ops_max: u32,
-}
+/// Events or actions in the arena.
+type Records = sys::Records<{ RECORD_BYTES / 8 }>;
 
 /// A guest that shares its memory: no data is copied by the host.
 pub(super) struct Ring {
-    arena: Arena,
-    layout: Layout,
+    events: Records,
+    actions: Records,
     session: Session,
     guest: ring::Guest,
     account: Account,
     /// Events that are written and not polled.
-    events: u32,
+    written: u32,
     again: bool,
     /// What the first poll asked for.
     first: Output,
@@ -135,18 +129,18 @@ impl Opening {
         geometry: &Geometry,
         stores: &Stores,
     ) -> Result<Ring> {
-        let layout = check(&self.disk.layout, &self.arena, depth)?;
-        let ops_bytes = layout.ops_max as usize * limits::RING_OP_BYTES;
+        let (events, actions) = check(&self.disk.layout, &self.arena, depth)?;
+        let ops_max = self.ops_max();
+        let ops_bytes = ops_max as usize * limits::RING_OP_BYTES;
         ensure!(
             session.take_memory(ops_bytes),
-            "its ops-max of {} takes {} KiB, more than is left of its memory; give it more with --memory-mib",
-            layout.ops_max,
+            "its ops-max of {ops_max} takes {} KiB, more than is left of its memory; give it more with --memory-mib",
             ops_bytes.div_ceil(1024)
         );
         let hidden = self.disk.data == ring::Data::Host;
         let terms = Terms {
             depth,
-            ops_max: layout.ops_max,
+            ops_max,
             arena_bytes: self.arena.bytes() as u64,
             hidden_bytes_max: hidden.then_some(geometry.max_transfer_bytes),
             stores: stores.shapes().into(),
@@ -154,12 +148,12 @@ impl Opening {
             ticks: session.ticks(),
         };
         let mut ring = Ring {
-            arena: self.arena,
-            layout,
+            events,
+            actions,
             session,
             guest: self.guest,
             account: Account::new(terms),
-            events: 0,
+            written: 0,
             again: true,
             first: Output::default(),
             fault: None,
@@ -171,7 +165,8 @@ impl Opening {
     }
 }
 
-fn check(layout: &ring::Layout, arena: &Arena, depth: u32) -> Result<Layout> {
+/// The places of events and actions, where all that the guest said of its arena is right.
+fn check(layout: &ring::Layout, arena: &Arena, depth: u32) -> Result<(Records, Records)> {
     let ring::Layout {
         version,
         events_offset,
@@ -191,44 +186,33 @@ fn check(layout: &ring::Layout, arena: &Arena, depth: u32) -> Result<Layout> {
         limits::RING_ACTIONS_MAX,
         limits::RING_OPS_MAX
     );
-    let fits = |offset: u32, records: u32| {
-        let end = u64::from(offset) + u64::from(records) * RECORD_BYTES as u64;
-        offset.is_multiple_of(8) && end <= arena.bytes() as u64
+    let events = arena.records(events_offset as usize, depth + ops_max);
+    let actions = arena.records(actions_offset as usize, actions_max);
+    let (Some(events), Some(actions)) = (events, actions) else {
+        bail!(
+            "events-offset is {events_offset} and actions-offset {actions_offset}; they must be multiples of 8 \
+             with room for {} and {actions_max} records of 32 bytes in the {} bytes that it lent",
+            depth + ops_max,
+            arena.bytes()
+        );
     };
-    ensure!(
-        fits(events_offset, depth + ops_max) && fits(actions_offset, actions_max),
-        "events-offset is {events_offset} and actions-offset {actions_offset}; they must be multiples of 8 \
-         with room for {} and {actions_max} records of 32 bytes in the {} bytes that it lent",
-        depth + ops_max,
-        arena.bytes()
-    );
-    Ok(Layout {
-        events_offset: events_offset as usize,
-        actions_offset: actions_offset as usize,
-        actions_max,
-        ops_max,
-    })
+    Ok((events, actions))
 }
 
 impl Ring {
-    fn push_event(&mut self, record: &Record) {
-        put_event(&self.arena, &self.layout, &mut self.events, record);
-    }
-
     /// One call of the guest, and what it wants. An error is a trap or a breach of the contract.
     fn turn(&mut self, output: &mut Output) -> Result<()> {
-        let events = std::mem::take(&mut self.events);
+        let events = std::mem::take(&mut self.written);
         let guest = &self.guest;
         let returned = (self.session).call(|store| guest.call_poll(store, events))?;
         self.again = returned & records::MORE != 0;
         let actions = returned & !records::MORE;
-        let most = self.layout.actions_max;
+        let most = self.actions.count();
         ensure!(
             actions <= most,
             "it says {actions} actions, and has room for {most}"
         );
-        let records = (self.arena).records(self.layout.actions_offset, actions as usize);
-        for record in records {
+        for record in self.actions.first(actions) {
             self.account.act(&record, output)?;
         }
         Ok(())
@@ -236,14 +220,13 @@ impl Ring {
 
     fn work(&mut self, output: &mut Output) -> Result<()> {
         let Ring {
-            arena,
-            layout,
             events,
+            written,
             account,
             ..
         } = self;
-        account.take_events(|record| put_event(arena, layout, events, record));
-        let idle = self.events == 0 && !self.again;
+        account.take_events(|record| put_event(events, written, record));
+        let idle = self.written == 0 && !self.again;
         if !idle {
             self.turn(output)?;
         }
@@ -252,18 +235,16 @@ impl Ring {
 }
 
 /// There are at most depth requests and ops-max operations, each with one event at a time.
-fn put_event(arena: &Arena, layout: &Layout, events: &mut u32, record: &Record) {
-    arena.put(
-        layout.events_offset + *events as usize * RECORD_BYTES,
-        record,
-    );
-    *events += 1;
+fn put_event(events: &Records, written: &mut u32, record: &Record) {
+    events.put(*written, record);
+    *written += 1;
 }
 
 impl Target for Ring {
     fn submit(&mut self, slot: u32, request: &Checked) {
+        let event = records::request_event(slot, request.request());
+        put_event(&self.events, &mut self.written, &event);
         self.account.begin(slot, request);
-        self.push_event(&records::request_event(slot, request.request()));
     }
 
     fn ended(&mut self, token: u32, ended: Ended, output: &mut Output) {

@@ -19,6 +19,10 @@ pub struct Arena {
     bytes: usize,
 }
 
+/// How far below the guest's view of an arena ours is to be. By the low 28 bits of an address, AMD's processors (Zen)
+/// guess where in their first cache a line is: where both views agree in them, neither drives the other out.
+const VIEWS_APART: usize = 1 << 36;
+
 /// The part of a guest's linear memory that an arena takes the place of.
 #[derive(Clone, Copy, Debug)]
 pub struct Lent {
@@ -47,15 +51,17 @@ impl Lent {
 }
 
 impl Arena {
-    /// Fresh memory, which takes pages only as they are touched.
+    /// Fresh memory, which takes pages only as they are touched, as long as what a guest lent.
     ///
     /// # Errors
     ///
     /// Where the system has no memory or no descriptor for it.
-    pub fn new(bytes: usize) -> io::Result<Arena> {
+    pub fn new(lent: Lent) -> io::Result<Arena> {
+        let bytes = lent.bytes;
         let shared = Shared::new(bytes)?;
+        let hint = lent.address.addr().get().wrapping_sub(VIEWS_APART);
         Ok(Arena {
-            mapping: Arc::new(Mapping::shared(&shared, bytes)?),
+            mapping: Arc::new(Mapping::shared(&shared, bytes, hint)?),
             shared: Arc::new(shared),
             bytes,
         })
@@ -98,45 +104,73 @@ impl Arena {
         self.mapping.at(offset, length)
     }
 
-    /// Copies records of `N` words of 8 bytes out, one after the other.
+    /// The place of records of `N` words of 8 bytes each, from `offset` on; `None` where they are not all inside,
+    /// or `offset` is no multiple of 8.
+    #[must_use]
+    pub fn records<const N: usize>(&self, offset: usize, count: u32) -> Option<Records<N>> {
+        let bytes = (count as usize).checked_mul(N * 8)?;
+        let inside = offset.checked_add(bytes)? <= self.bytes;
+        (inside && offset.is_multiple_of(8)).then(|| Records {
+            first: self.at(offset, bytes).cast(),
+            count,
+            _mapping: Arc::clone(&self.mapping),
+        })
+    }
+}
+
+/// Records in an arena, one after the other.
+#[derive(Debug)]
+pub struct Records<const N: usize> {
+    first: NonNull<[u64; N]>,
+    count: u32,
+    /// Keeps them mapped.
+    _mapping: Arc<Mapping>,
+}
+
+// SAFETY: what is mapped belongs to the process, not to a thread; `first` is never used without `&self`.
+unsafe impl<const N: usize> Send for Records<N> {}
+
+impl<const N: usize> Records<N> {
+    /// How many there is room for.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Copies the first of them out.
     ///
     /// # Panics
     ///
-    /// Where they are not all inside, or `offset` is no multiple of 8.
-    pub fn records<const N: usize>(
-        &self,
-        offset: usize,
-        count: usize,
-    ) -> impl Iterator<Item = [u64; N]> + use<'_, N> {
-        let words = self.words(offset, N * count);
-        (0..count).map(move |record| {
-            std::array::from_fn(|index| {
-                let word = words.wrapping_add(record * N + index);
-                // SAFETY: `words` says that all words of these records are in the mapping, which lives as
-                // long as self. The guest does not run meanwhile; the kernel, which may write what a
-                // hostile layout lets overlap, writes bytes, and any bytes are a word.
-                unsafe { word.read_volatile() }
+    /// Where there are not so many.
+    pub fn first(&self, count: u32) -> impl Iterator<Item = [u64; N]> + use<'_, N> {
+        assert!(count <= self.count, "there is room for them");
+        (0..count as usize).map(|index| {
+            let words = self.first.as_ptr().wrapping_add(index).cast::<u64>();
+            std::array::from_fn(|word| {
+                // SAFETY: all words of the first `count` records are in the mapping, as `Arena::records` checked,
+                // and it lives as long as self. The guest does not run meanwhile; the kernel, which may write
+                // what a hostile layout lets overlap, writes bytes, and any bytes are a word.
+                unsafe { words.wrapping_add(word).read_volatile() }
             })
         })
     }
 
-    /// Copies words of 8 bytes in.
+    /// Copies one in.
     ///
     /// # Panics
     ///
-    /// Where they do not fit, or `offset` is no multiple of 8.
-    pub fn put<const N: usize>(&self, offset: usize, record: &[u64; N]) {
-        let words = self.words(offset, N);
-        for (index, word) in record.iter().enumerate() {
-            let place = words.wrapping_add(index);
-            // SAFETY: `words` says that N words from there are in the mapping, which is writable, and into
-            // which there are no references.
-            unsafe { place.write_volatile(*word) }
+    /// Where there is no room for it.
+    #[inline]
+    pub fn put(&self, index: u32, record: &[u64; N]) {
+        assert!(index < self.count, "there is room for it");
+        let words = self
+            .first
+            .as_ptr()
+            .wrapping_add(index as usize)
+            .cast::<u64>();
+        for (place, word) in record.iter().enumerate() {
+            // SAFETY: as above; the mapping is writable, and there are no references into it.
+            unsafe { words.wrapping_add(place).write_volatile(*word) }
         }
-    }
-
-    fn words(&self, offset: usize, count: usize) -> *mut u64 {
-        assert!(offset.is_multiple_of(8), "words are aligned");
-        self.at(offset, count * 8).cast().as_ptr()
     }
 }

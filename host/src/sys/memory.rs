@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::ptr::{NonNull, null_mut};
+use std::ptr::{NonNull, null_mut, without_provenance_mut};
 use std::slice;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
@@ -43,20 +43,13 @@ impl Mapping {
         Mapping::of(base.cast(), bytes)
     }
 
-    /// All of some shared memory.
-    pub(super) fn shared(memory: &Shared, bytes: usize) -> io::Result<Mapping> {
+    /// All of some shared memory, at an address, where the system likes that.
+    pub(super) fn shared(memory: &Shared, bytes: usize, hint: usize) -> io::Result<Mapping> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address the kernel chooses touches no memory that exists.
-        let base = unsafe {
-            mmap(
-                null_mut(),
-                bytes,
-                protection,
-                MapFlags::SHARED,
-                &memory.0,
-                0,
-            )
-        }?;
+        let hint = without_provenance_mut(hint);
+        // SAFETY: a new mapping touches no memory that exists: without MAP_FIXED, the kernel takes another address
+        // where there is some at this one.
+        let base = unsafe { mmap(hint, bytes, protection, MapFlags::SHARED, &memory.0, 0) }?;
         Mapping::of(base.cast(), bytes)
     }
 

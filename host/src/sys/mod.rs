@@ -19,7 +19,7 @@ mod slots;
 mod socket;
 mod splice;
 
-pub use arena::{Arena, Lent};
+pub use arena::{Arena, Lent, Records};
 pub use artefact::{Artefact, image};
 pub use blocking::Blocking;
 pub use confine::{PR_SET_MDWE, deny_write_execute, restrict_mount, unshare_mounts};
