@@ -1,6 +1,10 @@
 //! Which of the hostile guests are measured.
 
-use crate::suite::case::Case;
+use std::fs;
+
+use tests::paths;
+
+use crate::suite::case::{Case, End};
 use crate::suite::{component, device, files, handles, open_files, ring, spenders, start};
 
 /// How names of those begin that are granted a directory.
@@ -13,7 +17,7 @@ type Cases = Box<dyn Iterator<Item = Case>>;
 
 /// The groups of the suite, each with a word for it, and of how many of its guests one is chosen. What a function may
 /// do is there three times, once for each of three functions.
-fn groups() -> [(&'static str, usize, Cases); 10] {
+fn groups() -> [(&'static str, usize, Cases); 11] {
     let mutants_of_code = files::mutants_of_code().take(usize::from(MUTANTS));
     [
         ("", 1, Box::new(spenders::all())),
@@ -26,7 +30,17 @@ fn groups() -> [(&'static str, usize, Cases); 10] {
         ("", 10, Box::new(files::all().into_iter())),
         ("", 100, Box::new(files::mutants(u64::from(MUTANTS)))),
         ("", 50, Box::new(files::rearranged().chain(mutants_of_code))),
+        ("honest: ", 1, Box::new(honest())),
     ]
+}
+
+/// Guests that mean no harm: what they leave is what a guest with a client may take.
+fn honest() -> impl Iterator<Item = Case> {
+    let guest = |name| {
+        let bytes = fs::read(paths::guest(name)).expect("cargo xtask built it");
+        Case::new(name, bytes, End::Serves)
+    };
+    ["null", "null-device"].into_iter().map(guest)
 }
 
 /// All of them.
