@@ -1,16 +1,7 @@
 //! Guests that want to do harm, each beside another guest that serves meanwhile.
 
-mod case;
-mod component;
-mod device;
-mod files;
-mod handles;
 mod neighbour;
-#[path = "adversary/open_files.rs"]
-mod open_files;
-mod ring;
-mod start;
-mod text;
+mod suite;
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -22,10 +13,11 @@ use tests::PATIENCE;
 use wasmblk::block::{Backend, Errno};
 use wasmblk::guest::Limits;
 
-use self::case::{Case, End};
-pub(crate) use self::component::{instances_without_end, large_instances};
-pub(crate) use self::ring::many_ops;
-pub(crate) use self::text::large_guest;
+use self::suite::case::{Case, End};
+pub(crate) use self::suite::component::{instances_without_end, large_instances};
+pub(crate) use self::suite::ring::many_ops;
+pub(crate) use self::suite::text::large_guest;
+use self::suite::{component, device, files, handles, open_files, ring, start};
 use crate::cli::Folder;
 use crate::direct::{self, Direct, Prepared};
 

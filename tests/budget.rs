@@ -1,7 +1,7 @@
 //! A budget of computing time: who is over it waits, and still answers.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,6 +40,13 @@ fn cpu_ms(thread: &Path) -> u64 {
         .collect();
     let ticks = |field: usize| fields[field].parse::<u64>().expect("a number");
     (ticks(11) + ticks(12)) * 10
+}
+
+/// By how much a thread gives way to others (`nice` in proc(5)).
+fn niceness(thread: &Path) -> String {
+    let stat = fs::read_to_string(thread.join("stat")).expect("a thread");
+    let fields = stat.rsplit(") ").next().unwrap_or_default();
+    fields.split(' ').nth(16).expect("a field").to_owned()
 }
 
 /// That of all threads of a process.
@@ -211,6 +218,16 @@ fn a_device_keeps_to_its_budget() {
         let words = ["--set", "lie=more-always", "--cpu-percent", "20"];
         let disk = Disk::add("rogue", &words);
         let pid = disk.info("/pid").parse().expect("a number");
+        // A fifth of a processor that it shares with one other, and the clock goes on whatever others do.
+        for (name, nice) in [("queue0", "7"), ("clock", "0")] {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("a process");
+            let mut threads = threads.flatten().map(|thread| thread.path());
+            let is_called = |thread: &PathBuf| {
+                fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim() == name)
+            };
+            let thread = threads.find(is_called).expect("a thread");
+            assert_eq!(niceness(&thread), nice, "{name}");
+        }
         let mut reads = 0;
         let used = percent_of(
             || process_cpu_ms(pid),

@@ -13,11 +13,15 @@ mod fio;
 mod load;
 mod native;
 mod nbd;
+mod neighbour;
 mod report;
 mod responder;
 mod restart;
 mod server;
 mod stores;
+#[path = "../adversary/suite/mod.rs"]
+#[expect(dead_code, reason = "the tests use the rest")]
+mod suite;
 mod ublk;
 
 #[derive(Debug, Parser)]
@@ -58,6 +62,12 @@ enum Bench {
         #[command(flatten)]
         options: nbd::Options,
     },
+    /// Each hostile guest of the test suite beside a device whose data are checked, in the bed with Debian's kernel:
+    /// what contains it, within what time, and what throughput the device keeps.
+    Neighbour(neighbour::Options),
+    /// The part of that which runs in the bed.
+    #[command(hide = true)]
+    NeighbourInBed(neighbour::Options),
     /// Serves a ublk device that answers at once: our loop without a guest.
     #[command(hide = true)]
     NativeNull,
@@ -77,6 +87,8 @@ fn main() -> ExitCode {
         Bench::Ublk(options) => ublk::run(&options),
         Bench::UblkInBed { what, options } => ublk::run_in_bed(what, &options),
         Bench::Stores { only, options } => stores::run(only.as_deref(), &options),
+        Bench::Neighbour(options) => neighbour::run(&options),
+        Bench::NeighbourInBed(options) => neighbour::run_in_bed(&options),
         Bench::NativeNull => native::serve(),
         Bench::Responder { socket } => responder::run(&socket),
     };

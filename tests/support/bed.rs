@@ -118,16 +118,21 @@ impl Work {
         Ok(image)
     }
 
+    /// Where the packed image lies.
+    pub(crate) fn initramfs(&self) -> PathBuf {
+        self.path("initramfs")
+    }
+
     /// Packs the image.
-    pub(crate) fn pack_image(&self) -> Result<PathBuf> {
-        let packed = self.path("initramfs");
+    pub(crate) fn pack_image(&self) -> Result<()> {
+        let packed = self.initramfs();
         let pack = format!("find . | cpio --quiet -o -H newc >'{}'", packed.display());
         output(
             Command::new("sh")
                 .args(["-c", &pack])
                 .current_dir(self.path("image")),
         )?;
-        Ok(packed)
+        Ok(())
     }
 }
 

@@ -124,6 +124,15 @@ fn release(folder: &Path) -> Result<String> {
     Ok(entry.file_name().to_string_lossy().into_owned())
 }
 
+/// How the emulated processors run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Processors {
+    /// They take turns in one thread: that goes well beside other work.
+    InTurns,
+    /// Each has a thread: that is as if there were two, where two processors have nothing else to do.
+    AtOnce,
+}
+
 /// Boots the kernel and runs a shell script as root. `programs` are found in PATH or by their path,
 /// and come with their libraries; `files` are pairs of a path here, which may be a folder, and a path
 /// there. Output is passed on as it comes where `show` says so.
@@ -138,6 +147,27 @@ pub fn run(
     limit: Duration,
     show: bool,
 ) -> Result<Outcome> {
+    let work = prepare(script, programs, files)?;
+    boot(&work, Processors::InTurns, limit, show)
+}
+
+/// The same with processors that run at once, for what is measured, and without passing its output on.
+///
+/// # Errors
+///
+/// As for [`run`].
+pub fn measure(
+    script: &str,
+    programs: &[&str],
+    files: &[(&Path, &str)],
+    limit: Duration,
+) -> Result<Outcome> {
+    let work = prepare(script, programs, files)?;
+    boot(&work, Processors::AtOnce, limit, false)
+}
+
+/// Makes the image.
+fn prepare(script: &str, programs: &[&str], files: &[(&Path, &str)]) -> Result<Work> {
     let folder = folder()?;
     if !folder.exists() {
         bail!("the test bed has no kernel yet: run 'cargo xtask test', which fetches it");
@@ -154,10 +184,12 @@ pub fn run(
         add_program(&image, here, there)?;
     }
     add_modules(&image, &folder.join("usr/lib/modules").join(&release))?;
-    let initramfs = work.pack_image()?;
+    work.pack_image()?;
+    Ok(work)
+}
 
-    let kernel = folder.join("boot").join(format!("vmlinuz-{release}"));
-    let mut child = machine(&work, &kernel, &initramfs)?;
+fn boot(work: &Work, processors: Processors, limit: Duration, show: bool) -> Result<Outcome> {
+    let mut child = machine(work, processors)?;
     let mut pipe = child.stdout.take().context("a pipe")?;
     let reader = thread::spawn(move || collect(&mut pipe, show));
     let ended = wait_at_most(&mut child, limit)?;
@@ -173,7 +205,13 @@ pub fn run(
 }
 
 /// Starts QEMU: output of the guest comes on its standard output, the rest lies in the folder.
-fn machine(work: &Work, kernel: &Path, initramfs: &Path) -> Result<Child> {
+fn machine(work: &Work, processors: Processors) -> Result<Child> {
+    let folder = folder()?;
+    let kernel = format!("boot/vmlinuz-{}", release(&folder)?);
+    let accelerator = match processors {
+        Processors::InTurns => "tcg,thread=single",
+        Processors::AtOnce => "tcg,thread=multi",
+    };
     Command::new("qemu-system-x86_64")
         .args([
             "-nodefaults",
@@ -186,7 +224,7 @@ fn machine(work: &Work, kernel: &Path, initramfs: &Path) -> Result<Child> {
             "-machine",
             "q35",
             "-accel",
-            "tcg,thread=single",
+            accelerator,
             "-cpu",
             "Haswell-noTSX,-erms",
             "-m",
@@ -195,9 +233,9 @@ fn machine(work: &Work, kernel: &Path, initramfs: &Path) -> Result<Child> {
             "2",
         ])
         .arg("-kernel")
-        .arg(kernel)
+        .arg(folder.join(kernel))
         .arg("-initrd")
-        .arg(initramfs)
+        .arg(work.initramfs())
         .args([
             "-append",
             "console=ttyS0 reboot=t mitigations=off nokaslr audit=0 loglevel=5 panic=-1",

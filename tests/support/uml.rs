@@ -159,7 +159,8 @@ pub fn run(machine: &Machine, script: &str) -> Result<Outcome> {
     }
     let work = Work::new()?;
     work.begin_image(INIT)?;
-    let initramfs = work.pack_image()?;
+    work.pack_image()?;
+    let initramfs = work.initramfs();
     fs::write(work.path("command"), script)?;
     fs::create_dir_all(paths::target())?;
     let seen = [paths::root(), paths::target()].map(|folder| format!("{}\n", folder.display()));

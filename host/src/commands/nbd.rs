@@ -185,6 +185,7 @@ fn open(nbd: &Nbd, cache: Option<&Path>, health: Arc<Health>) -> Result<(Opened,
             depth: limits::NBD_DEPTH,
         },
     };
+    opener.guest.give_way();
     let mut opened = opener.open()?;
     if nbd.read_only {
         opened.geometry = opened.geometry.without_writes();

@@ -213,6 +213,9 @@ pub(super) fn allow_serving_device(needed: &Needed<'_>) -> io::Result<()> {
     rules.extend(more.chain(any_of(&[libc::SYS_io_uring_enter, libc::SYS_seccomp])));
     let deny = rule(&[(0, Eq, number(PR_SET_MDWE))])?;
     rules.entry(libc::SYS_prctl).or_default().push(deny);
+    // Its own threads may give way to others.
+    let this = rule(&[(0, Eq, u64::from(libc::PRIO_PROCESS)), (1, Eq, 0)])?;
+    rules.insert(libc::SYS_setpriority, vec![this]);
     for filter in [never()?, allow(rules)?] {
         apply_filter(&enter_first(filter)?).map_err(io::Error::other)?;
     }

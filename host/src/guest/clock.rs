@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
 
+use super::pace::Allowance;
 use super::usage::Meter;
 use crate::confine::spawn_unprivileged;
 use crate::error::{Error, Result};
@@ -40,10 +41,31 @@ pub(super) struct Call {
     began_ns: AtomicU64,
     /// The turn of the call that is overdue.
     overdue: AtomicU64,
+    /// Until when its thread sleeps because of its budget, in nanoseconds of the clock; 0 where it does not.
+    sleeps_until_ns: AtomicU64,
     meter: Arc<Meter>,
 }
 
 impl Call {
+    /// Its thread sleeps for some time, and need not be looked at until then.
+    pub(super) fn sleep_until(&self, end: Instant) {
+        let ns = end.saturating_duration_since(self.face.start).as_nanos();
+        let ns = u64::try_from(ns).unwrap_or(u64::MAX);
+        self.sleeps_until_ns.store(ns, Ordering::Relaxed);
+    }
+
+    /// It sleeps no more.
+    pub(super) fn wake(&self) {
+        self.sleeps_until_ns.store(0, Ordering::Relaxed);
+    }
+
+    /// How long its thread will sleep.
+    fn sleep_left(&self, now: Instant) -> Duration {
+        let ns = self.sleeps_until_ns.load(Ordering::Relaxed);
+        let end = self.face.start + Duration::from_nanos(ns);
+        end.saturating_duration_since(now)
+    }
+
     /// Marks a call as running until the value is dropped. Only one thread calls an instance.
     pub(super) fn begin(&self) -> Running<'_> {
         if self.face.seldom.load(Ordering::Relaxed) {
@@ -80,8 +102,8 @@ impl Drop for Running<'_> {
 struct Watched {
     call: Arc<Call>,
     deadline: Duration,
-    /// Its computing time has a limit.
-    paced: bool,
+    /// Where its computing time has a limit.
+    allowance: Option<Arc<Allowance>>,
     /// The turns at the last look, and when that was.
     turns: u64,
     looked: Instant,
@@ -101,12 +123,12 @@ enum Next {
 }
 
 impl Watched {
-    fn new(call: Arc<Call>, deadline: Duration, paced: bool) -> Watched {
+    fn new(call: Arc<Call>, deadline: Duration, allowance: Option<Arc<Allowance>>) -> Watched {
         let now = Instant::now();
         Watched {
             call,
             deadline,
-            paced,
+            allowance,
             turns: 0,
             looked: now,
             since: now,
@@ -138,10 +160,12 @@ impl Watched {
                 .fetch_max(ms, Ordering::Relaxed);
         }
         let idle = !runs && now.duration_since(self.busy) >= limits::CLOCK_IDLE_TIME;
-        let pause = match (idle, self.paced) {
+        let sleep = self.call.sleep_left(now);
+        let pause = match (idle, &self.allowance) {
             (true, _) => limits::CLOCK_IDLE_TICK,
-            (false, true) => limits::CPU_TICK,
-            (false, false) => limits::CLOCK_TICK,
+            // Who sleeps uses nothing.
+            (false, Some(_)) => (sleep + limits::CPU_TICK).min(limits::CLOCK_TICK),
+            (false, None) => limits::CLOCK_TICK,
         };
         if !runs {
             return Next::Look(pause);
@@ -152,7 +176,7 @@ impl Watched {
             return Next::Interrupt(pause);
         }
         let pause = pause.min(left);
-        if self.paced {
+        if self.allowance.is_some() && sleep.is_zero() {
             Next::Interrupt(pause)
         } else {
             Next::Look(pause)
@@ -203,19 +227,25 @@ impl Clock {
     }
 
     /// A further instance to watch, whose calls may take so long.
-    pub(super) fn watch(&self, meter: Arc<Meter>, deadline: Duration, paced: bool) -> Arc<Call> {
+    pub(super) fn watch(
+        &self,
+        meter: Arc<Meter>,
+        deadline: Duration,
+        allowance: Option<Arc<Allowance>>,
+    ) -> Arc<Call> {
         let call = Arc::new(Call {
             face: self.face.clone(),
             turns: AtomicU64::new(0),
             began_ns: AtomicU64::new(0),
             // Never that of a call.
             overdue: AtomicU64::new(u64::MAX - 1),
+            sleeps_until_ns: AtomicU64::new(0),
             meter,
         });
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         // Those of instances that are gone are nobody else's.
         calls.retain(|watched| Arc::strong_count(&watched.call) > 1);
-        calls.push(Watched::new(call.clone(), deadline, paced));
+        calls.push(Watched::new(call.clone(), deadline, allowance));
         call
     }
 }
@@ -234,6 +264,10 @@ fn tick(calls: &Mutex<Vec<Watched>>, engine: &Engine) -> Duration {
     }
     if interrupts {
         engine.increment_epoch();
+    }
+    // This thread works for them too.
+    if let Some(allowance) = calls.iter().find_map(|watched| watched.allowance.as_ref()) {
+        allowance.pay();
     }
     pause
 }

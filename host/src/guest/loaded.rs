@@ -124,6 +124,14 @@ impl Guest {
         }
     }
 
+    /// Where the guest has a budget of computing time, this thread and those that it starts from here on give way to
+    /// others.
+    pub fn give_way(&self) {
+        if let Some(allowance) = &self.allowance {
+            allowance.give_way();
+        }
+    }
+
     /// What the host has to have ready, in a process that starts no further threads later.
     pub(super) fn prepare(&self) -> Result<()> {
         wasi::prepare(&self.granted.remotes).doing(|| "cannot make what WASI runs in".into())

@@ -1,11 +1,15 @@
 //! Computing time: a guest whose instances take more than their share of a processor waits, before its next call or
 //! in the middle of one.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use rustix::process::setpriority_process;
+use tracing::debug;
+
+use super::clock::Call;
 use super::usage::{Limits, Meter};
 use crate::limits;
 use crate::sys::thread_cpu_time;
@@ -19,6 +23,15 @@ pub(super) struct Allowance {
     /// Until when it was earned, in nanoseconds from the start.
     earned_ns: AtomicI64,
     start: Instant,
+    /// All threads that ever paid: workers, the one that opens, the clock's.
+    looks: Mutex<Vec<Look>>,
+}
+
+/// What a thread had used when it was looked at.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    thread: ThreadId,
+    cpu: Duration,
 }
 
 impl Allowance {
@@ -30,12 +43,35 @@ impl Allowance {
                 credit_ns: AtomicI64::new(nanoseconds(limits::CPU_CREDIT_MAX)),
                 earned_ns: AtomicI64::new(0),
                 start: Instant::now(),
+                looks: Mutex::default(),
             })
         })
     }
 
-    /// Pays for what was used. Gives how long to wait for that to be within the limit.
-    fn pay(&self, used: Duration) -> Duration {
+    /// This thread, and those that it starts from here on, give way to others: where one other wants the processor too,
+    /// they get what the guest may use, and who wakes up need not wait until a guest has had its turn.
+    pub(super) fn give_way(&self) {
+        let nice = niceness(self.percent);
+        if let Err(error) = setpriority_process(None, nice) {
+            debug!(%error, nice, "a guest with a budget does not give way");
+        }
+    }
+
+    /// What this thread has used since it was last asked; nothing the first time, as its past is not the guest's.
+    fn used(&self) -> Duration {
+        let (thread, cpu) = (thread::current().id(), thread_cpu_time());
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(look) = looks.iter_mut().find(|look| look.thread == thread) else {
+            looks.push(Look { thread, cpu });
+            return Duration::ZERO;
+        };
+        cpu.saturating_sub(std::mem::replace(&mut look.cpu, cpu))
+    }
+
+    /// Pays for what this thread has used: all of it, as whatever it does is on the guest's behalf, beginning and
+    /// ending instances too. Gives how long to wait for that to be within the limit.
+    pub(super) fn pay(&self) -> Duration {
+        let used = self.used();
         let now = nanoseconds(self.start.elapsed());
         // Whoever comes second with an earlier time earns nothing.
         let earned = now - self.earned_ns.fetch_max(now, Relaxed);
@@ -53,33 +89,30 @@ impl Allowance {
     }
 }
 
-/// What the thread of one instance uses. All that the thread does counts, as the host's part of it is on the
-/// instance's behalf.
+/// Has the thread of one instance keep to what all of them may use.
 pub(super) struct Pace {
     allowance: Arc<Allowance>,
     meter: Arc<Meter>,
+    call: Arc<Call>,
     /// Counts the ticks of the clock: it is looked at more often than system calls are worth.
     ticks: Arc<AtomicU64>,
     ticks_seen: u64,
-    last: Option<Look>,
-}
-
-/// What a thread had used when it was looked at.
-#[derive(Clone, Copy)]
-struct Look {
-    thread: ThreadId,
-    cpu: Duration,
 }
 
 impl Pace {
-    pub(super) fn new(allowance: Arc<Allowance>, meter: Arc<Meter>, ticks: Arc<AtomicU64>) -> Pace {
+    pub(super) fn new(
+        allowance: Arc<Allowance>,
+        meter: Arc<Meter>,
+        call: Arc<Call>,
+        ticks: Arc<AtomicU64>,
+    ) -> Pace {
         Pace {
             allowance,
             meter,
+            call,
             // Not what it is now: the first call looks.
             ticks_seen: u64::MAX,
             ticks,
-            last: None,
         }
     }
 
@@ -95,25 +128,31 @@ impl Pace {
     /// Sleeps as long as it takes for what was used to be within the budget, but not for ever: however much
     /// is overdrawn, each call gets a tick between two sleeps.
     pub(super) fn keep_to_budget(&mut self) {
-        let look = Look {
-            thread: thread::current().id(),
-            cpu: thread_cpu_time(),
-        };
-        let last = self.last.replace(look);
-        // An instance may be opened by one thread and served by another, whose past is not its.
-        let Some(last) = last.filter(|last| last.thread == look.thread) else {
-            return;
-        };
-        let owed = self.allowance.pay(look.cpu.saturating_sub(last.cpu));
+        let owed = self.allowance.pay();
         if owed.is_zero() {
             return;
         }
         let begin = Instant::now();
-        thread::sleep(owed.min(limits::CPU_PAUSE_MAX));
+        let pause = owed.min(limits::CPU_PAUSE_MAX);
+        self.call.sleep_until(begin + pause);
+        thread::sleep(pause);
+        self.call.wake();
         let paused = begin.elapsed().as_micros();
         let paused = u64::try_from(paused).unwrap_or(u64::MAX);
         self.meter.throttled_us.fetch_add(paused, Relaxed);
     }
+}
+
+/// With which a thread gets so many percent of a processor that it shares with one other. Each step is a weight 1.25
+/// times less (`sched_prio_to_weight` in the kernel).
+fn niceness(percent: u32) -> i32 {
+    const OTHER: u64 = 1_024_000;
+    let (mut nice, mut weight) = (0, OTHER);
+    while nice < 19 && weight * 100 > u64::from(percent) * (weight + OTHER) {
+        weight = weight * 4 / 5;
+        nice += 1;
+    }
+    nice
 }
 
 fn nanoseconds(time: Duration) -> i64 {

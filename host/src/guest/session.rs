@@ -33,10 +33,10 @@ impl Session {
     pub(super) fn new(guest: &Guest, clock: &Clock, health: Arc<Health>) -> Result<Session> {
         let deadline = guest.limits.deadline;
         let mut store = guest.new_store()?;
-        let pace = |allowance| Pace::new(allowance, guest.meter.clone(), clock.ticks());
-        let pace = guest.allowance.clone().map(pace);
-        let call = clock.watch(guest.meter.clone(), deadline, pace.is_some());
-        store.data_mut().pace = pace;
+        let (meter, allowance) = (&guest.meter, &guest.allowance);
+        let call = clock.watch(meter.clone(), deadline, allowance.clone());
+        let pace = |allowance| Pace::new(allowance, meter.clone(), call.clone(), clock.ticks());
+        store.data_mut().pace = allowance.clone().map(pace);
         store.data_mut().call = Some(call.clone());
         keep_time(&mut store, call.clone());
         Ok(Session {

@@ -88,6 +88,7 @@ fn serve(
         confinement.extend(confine::load_no_more_code());
     }
     let opener = opener(&config, &engine, guest)?;
+    opener.guest.give_way();
     let first = opener.open()?;
     let geometry = first.geometry;
     wake.check()?;

@@ -2,7 +2,7 @@
 
 /// How it ends. The words are those of the error or reason that says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// It is not taken: refused before any of its code runs, or in its `open`.
     Refused(&'static str),
     /// It opens, and its instance is ended by a request, which is EIO.
@@ -16,14 +16,14 @@ pub(super) enum End {
 }
 
 /// One hostile guest.
-pub(super) struct Case {
-    pub(super) name: String,
-    pub(super) bytes: Vec<u8>,
-    pub(super) end: End,
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) end: End,
 }
 
 impl Case {
-    pub(super) fn new(name: impl Into<String>, bytes: Vec<u8>, end: End) -> Case {
+    pub(crate) fn new(name: impl Into<String>, bytes: Vec<u8>, end: End) -> Case {
         Case {
             name: name.into(),
             bytes,

@@ -146,7 +146,7 @@ fn works(call: &str) -> String {
 }
 
 /// All of them.
-pub(super) fn all() -> impl Iterator<Item = Case> {
+pub(crate) fn all() -> impl Iterator<Item = Case> {
     let file = works(&open(256, 4)) + &format!("(local.set $it {GOT})");
     let listing = works(LIST) + DROP + &format!("(local.set $it {GOT})");
     let stream = format!("{file} {} {DROP} (local.set $it {GOT})", works(STREAM));
@@ -235,7 +235,7 @@ fn paths() -> impl Iterator<Item = Case> {
 }
 
 /// When a file was changed, says [`changes_of_times`].
-pub(super) const CHANGED_SECONDS: u64 = 1000;
+pub(crate) const CHANGED_SECONDS: u64 = 1000;
 
 fn changes_of_times(file: &str) -> impl Iterator<Item = Case> + use<> {
     use End::Serves;

@@ -42,13 +42,13 @@ const DISK: &str = r#"
 "#;
 
 /// The guest, with more in its component.
-pub(super) fn disk_with(more: &str) -> Vec<u8> {
+pub(crate) fn disk_with(more: &str) -> Vec<u8> {
     let text = DISK.replace("{geometry}", GEOMETRY).replace("{more}", more);
     wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Guests that are refused or serve, by what more is in them.
-pub(super) fn cases<const N: usize>(rows: [(&str, String, End); N]) -> Vec<Case> {
+pub(crate) fn cases<const N: usize>(rows: [(&str, String, End); N]) -> Vec<Case> {
     let case = |(name, more, end): (&str, String, End)| Case::new(name, disk_with(&more), end);
     rows.map(case).into()
 }
@@ -274,6 +274,6 @@ fn refused<const N: usize>(rows: [(&str, &str, &'static str); N]) -> Vec<Case> {
 }
 
 /// All of them.
-pub(super) fn all() -> impl Iterator<Item = Case> {
+pub(crate) fn all() -> impl Iterator<Item = Case> {
     [crowds(), foreign(), asynchronous()].into_iter().flatten()
 }

@@ -166,7 +166,7 @@ fn bytes() -> Vec<Case> {
 }
 
 /// All of them.
-pub(super) fn all() -> Vec<Case> {
+pub(crate) fn all() -> Vec<Case> {
     [components(), bytes()].into_iter().flatten().collect()
 }
 
@@ -190,7 +190,7 @@ fn sections(component: &[u8]) -> Vec<Range<usize>> {
 }
 
 /// A guest of ours without each of its sections, with each of them twice, and with each behind the next one.
-pub(super) fn rearranged() -> impl Iterator<Item = Case> {
+pub(crate) fn rearranged() -> impl Iterator<Item = Case> {
     let guest = fs::read(paths::guest("memory-c")).expect("cargo xtask built it");
     let all = sections(&guest);
     let mut cases = Vec::new();
@@ -233,7 +233,7 @@ fn numbers() -> impl FnMut() -> usize {
 }
 
 /// A guest of ours with one byte of its code that is another one. Many of these are valid, and do something else.
-pub(super) fn mutants_of_code() -> impl Iterator<Item = Case> {
+pub(crate) fn mutants_of_code() -> impl Iterator<Item = Case> {
     let guest = fs::read(paths::guest("memory-c")).expect("cargo xtask built it");
     // Its module is the longest section, and of that the code is the longest part.
     let module = sections(&guest)
@@ -258,7 +258,7 @@ pub(super) fn mutants_of_code() -> impl Iterator<Item = Case> {
 }
 
 /// A guest of ours with one to four bytes that are others.
-pub(super) fn mutants(count: u64) -> impl Iterator<Item = Case> {
+pub(crate) fn mutants(count: u64) -> impl Iterator<Item = Case> {
     let guest = fs::read(paths::guest("memory-c")).expect("cargo xtask built it");
     let mut next = numbers();
     (0..count).map(move |number| {

@@ -281,6 +281,6 @@ fn answers() -> Vec<Case> {
 }
 
 /// All of them.
-pub(super) fn all() -> impl Iterator<Item = Case> {
+pub(crate) fn all() -> impl Iterator<Item = Case> {
     [deeds(), answers()].into_iter().flatten()
 }

@@ -3,7 +3,7 @@
 use tests::guests;
 
 /// A part of a guest, by its name in the text, and what stands there instead.
-pub(super) type Part = (&'static str, String);
+pub(crate) type Part = (&'static str, String);
 
 /// A guest of the contract `device`. Results lie at 0 (open), 64 (read) and 96 (write and flush); the data of
 /// reads from 64 KiB on; what the host passes, from 1 MiB on, over and over.
@@ -39,7 +39,7 @@ const DEVICE: &str = r#"
 "#;
 
 /// 1 MiB in blocks of 512 bytes, with transfers of 64 KiB.
-pub(super) const GEOMETRY: &str =
+pub(crate) const GEOMETRY: &str =
     r"\00\00\10\00\00\00\00\00\00\02\00\00\00\02\00\00\00\00\01\00\00";
 
 /// One of the contract `ring`, for up to 16 tags. Its arena lies from 1 MiB on: events at 0, actions at 4096, slots
@@ -77,12 +77,12 @@ const RING: &str = r#"
 "#;
 
 /// A guest of the contract `device`, as a component.
-pub(super) fn device(parts: &[Part]) -> Vec<u8> {
+pub(crate) fn device(parts: &[Part]) -> Vec<u8> {
     component(DEVICE, "disk", parts)
 }
 
 /// One of the contract `ring`.
-pub(super) fn ring(parts: &[Part]) -> Vec<u8> {
+pub(crate) fn ring(parts: &[Part]) -> Vec<u8> {
     component(RING, "ring-disk", parts)
 }
 
@@ -110,15 +110,15 @@ fn component(text: &str, world: &str, parts: &[Part]) -> Vec<u8> {
 }
 
 /// A loop without an end.
-pub(super) const LOOP: &str = "(loop $for_ever (br $for_ever))";
+pub(crate) const LOOP: &str = "(loop $for_ever (br $for_ever))";
 /// Takes the stack.
-pub(super) const DEEPER: &str = "(drop (call $deeper (i32.const 0)))";
+pub(crate) const DEEPER: &str = "(drop (call $deeper (i32.const 0)))";
 /// Takes memory as long as there is some, and goes on.
-pub(super) const GROW: &str =
+pub(crate) const GROW: &str =
     "(loop $grow (br_if $grow (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))";
 /// Says a lot.
-pub(super) const FLOOD: &str =
+pub(crate) const FLOOD: &str =
     "(loop $flood (call $log (i32.const 0) (i32.const 0x10000) (i32.const 1000))
     (global.set $count (i32.add (global.get $count) (i32.const 1)))
     (br_if $flood (i32.lt_u (global.get $count) (i32.const 20000))))";
-pub(super) const COUNT: &str = "(global $count (mut i32) (i32.const 0))";
+pub(crate) const COUNT: &str = "(global $count (mut i32) (i32.const 0))";

@@ -6,10 +6,10 @@ use super::component::cases;
 use super::text::COUNT;
 
 /// A function that a module is given: its name and type.
-pub(super) type Given = (&'static str, &'static str);
+pub(crate) type Given = (&'static str, &'static str);
 
 /// A module that is given functions and a memory, and does this when it starts.
-pub(super) fn beginning(given: &[Given], deed: &str) -> String {
+pub(crate) fn beginning(given: &[Given], deed: &str) -> String {
     let (mut imports, mut exports) = (String::new(), String::new());
     for (name, of_type) in given {
         imports += &format!("(import \"\" \"{name}\" (func ${name} {of_type}))");
@@ -31,7 +31,7 @@ const MEMORY: &str = r#"
   (alias core export $libc "realloc" (core func $realloc))
 "#;
 
-pub(super) fn for_ever(deed: &str) -> String {
+pub(crate) fn for_ever(deed: &str) -> String {
     format!("(loop $again {deed} (br $again))")
 }
 
@@ -326,7 +326,7 @@ fn pairs() -> Vec<Case> {
 }
 
 /// All of them.
-pub(super) fn all() -> impl Iterator<Item = Case> {
+pub(crate) fn all() -> impl Iterator<Item = Case> {
     [handles(), handles_of_wasi(), words_of_wasi(), pairs()]
         .into_iter()
         .flatten()

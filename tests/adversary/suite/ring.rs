@@ -169,6 +169,6 @@ fn rings() -> Vec<Case> {
 }
 
 /// All of them.
-pub(super) fn all() -> impl Iterator<Item = Case> {
+pub(crate) fn all() -> impl Iterator<Item = Case> {
     [descriptions(), actions(), rings()].into_iter().flatten()
 }

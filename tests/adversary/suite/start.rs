@@ -5,7 +5,7 @@ use super::text::{COUNT, DEEPER, FLOOD, GROW, LOOP, device};
 
 /// All of them.
 #[expect(clippy::too_many_lines, reason = "a table")]
-pub(super) fn all() -> impl Iterator<Item = Case> {
+pub(crate) fn all() -> impl Iterator<Item = Case> {
     use End::{Refused, Serves};
     let start = |deed: &str| format!("{COUNT} (func $begin {deed}) (start $begin)");
     let jump = |count| {
