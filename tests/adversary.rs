@@ -4,6 +4,7 @@ mod case;
 mod component;
 mod device;
 mod files;
+mod greedy;
 mod handles;
 mod neighbour;
 #[path = "adversary/open_files.rs"]
@@ -23,6 +24,7 @@ use wasmblk::guest::Limits;
 
 use self::case::{Case, End};
 pub(crate) use self::component::{instances_without_end, large_instances};
+pub(crate) use self::greedy::{Greedy, greedy_guests, guest_with_a_name};
 pub(crate) use self::ring::many_ops;
 pub(crate) use self::text::large_guest;
 use crate::cli::Folder;

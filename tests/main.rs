@@ -7,6 +7,7 @@ mod cli;
 mod codec;
 mod compiler;
 mod confine;
+mod counted;
 mod crash;
 mod data;
 mod direct;

@@ -9,6 +9,7 @@ mod lock;
 mod memory;
 mod nothing;
 mod own_ring;
+mod passed;
 mod peer;
 mod place;
 mod process;
@@ -26,6 +27,7 @@ pub use confine::{PR_SET_MDWE, deny_write_execute, restrict_mount, unshare_mount
 pub use lock::lock_file;
 pub use memory::AlignedBytes;
 pub use nothing::nothing;
+pub use passed::{Passed, Taken, Words};
 pub use peer::{has_ended, kill_as_root, peer_groups, peer_pidfd};
 pub use place::Place;
 pub use process::{

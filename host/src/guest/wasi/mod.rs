@@ -2,6 +2,7 @@
 
 mod ambient;
 mod blocking;
+mod connections;
 mod context;
 mod directory;
 mod files;
