@@ -2,6 +2,7 @@
 
 mod add;
 mod broker;
+mod captive;
 mod del;
 mod devices;
 mod doctor;
@@ -58,6 +59,7 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Mind => plane::mind(),
         Command::Compile { seconds, mib } => return run_compiler(*seconds, *mib),
         Command::Plane => return plane::serve(),
+        Command::Captive { begin, command } => return captive::run(*begin, command),
     }
     .map(|()| ExitCode::SUCCESS)
 }

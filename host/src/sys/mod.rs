@@ -31,7 +31,7 @@ pub use passed::{Passed, Taken, Words};
 pub use peer::{has_ended, kill_as_root, peer_groups, peer_pidfd};
 pub use place::Place;
 pub use process::{
-    copy_of_fd, drop_capabilities, first_inherited_fd, keep_brokers_capabilities,
+    copy_of_fd, drop_capabilities, first_inherited_fd, inherited_fd, keep_brokers_capabilities,
     keep_hosts_capabilities, keep_minders_capabilities, process_cpu_time, set_io_flusher,
     thread_cpu_time,
 };
