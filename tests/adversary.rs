@@ -15,6 +15,7 @@ use wasmblk::guest::Limits;
 
 use self::suite::case::{Case, End};
 pub(crate) use self::suite::component::{instances_without_end, large_instances};
+pub(crate) use self::suite::greedy::{Greedy, greedy_guests, guest_with_a_name};
 pub(crate) use self::suite::ring::many_ops;
 pub(crate) use self::suite::text::large_guest;
 use self::suite::{component, device, files, handles, open_files, ring, start};

@@ -2,11 +2,11 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, read_to_string};
+use std::io::read_to_string;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 
 use rustix::process::{Signal, getpid, kill_process};
@@ -19,12 +19,12 @@ use wasmblk::confine::{self, Layer, Needed};
 use wasmblk::guest::{Source, compile_here, new_engine};
 
 /// A line of /proc/PID/status.
-fn status(pid: &str, name: &str) -> String {
+pub(crate) fn status(pid: &str, name: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     field(&text, name)
 }
 
-fn field(text: &str, name: &str) -> String {
+pub(crate) fn field(text: &str, name: &str) -> String {
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -46,7 +46,7 @@ fn threads(pid: &str, name: &str) -> Vec<(String, String)> {
 }
 
 #[track_caller]
-fn assert_each(pid: &str, name: &str, value: &str) {
+pub(crate) fn assert_each(pid: &str, name: &str, value: &str) {
     for (thread, found) in threads(pid, name) {
         assert_eq!(found, value, "{name} of the thread {thread}");
     }
@@ -55,7 +55,7 @@ fn assert_each(pid: &str, name: &str, value: &str) {
 const NO_CAPABILITIES: &str = "0000000000000000";
 
 #[track_caller]
-fn assert_confined(pid: &str) {
+pub(crate) fn assert_confined(pid: &str) {
     for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_each(pid, name, NO_CAPABILITIES);
     }
@@ -340,47 +340,4 @@ fn doctor_says_what_is_on() {
             assert!(text.contains(line), "no '{line}' in:\n{text}");
         }
     });
-}
-
-/// A server of NBD, and its process id.
-fn nbd(arguments: &[&str]) -> (Child, String) {
-    let memory = paths::guest("memory").display().to_string();
-    let mut server = Command::new(paths::wasmblk())
-        .args(["nbd", &memory, "--set", "size=16M", "-U", "-"])
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("wasmblk runs");
-    let mut line = String::new();
-    let mut stdout = BufReader::new(server.stdout.take().expect("a pipe"));
-    stdout.read_line(&mut line).expect("a line");
-    let pid = server.id().to_string();
-    (server, pid)
-}
-
-#[test]
-fn a_server_of_nbd_gives_up_what_it_can() {
-    for grant in [&[][..], &["--net", "127.0.0.1:1", "--dir", "/data=/"]] {
-        let (mut server, pid) = nbd(grant);
-        wait_until("it is confined", || status(&pid, "Seccomp") == "2");
-        assert_confined(&pid);
-        run("kill", &["-TERM", &pid]);
-        assert!(server.wait().expect("it ends").success());
-    }
-}
-
-#[test]
-fn a_command_of_nbd_keeps_what_it_had() {
-    let mut command = Command::new(paths::wasmblk());
-    let memory = paths::guest("memory").display().to_string();
-    command.args(["nbd", &memory, "--set", "size=16M", "--run"]);
-    let output = command
-        .arg("sleep 0.2; cat /proc/self/status")
-        .output()
-        .expect("wasmblk runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let ours = fs::read_to_string("/proc/self/status").expect("it is there");
-    for name in ["CapEff", "CapBnd", "NoNewPrivs", "Seccomp"] {
-        assert_eq!(field(&text, name), field(&ours, name), "{name}");
-    }
 }

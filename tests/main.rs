@@ -7,6 +7,8 @@ mod cli;
 mod codec;
 mod compiler;
 mod confine;
+mod confine_nbd;
+mod counted;
 mod crash;
 mod data;
 mod direct;

@@ -118,6 +118,15 @@ pub enum Command {
     /// The process that serves a device, its data plane; its minder starts it.
     #[command(hide = true)]
     Plane,
+    /// What becomes the command of `nbd --run`; `nbd` starts it.
+    #[command(hide = true)]
+    Captive {
+        /// The descriptor on which comes that it is to begin.
+        #[arg(long)]
+        begin: i32,
+        /// The command.
+        command: String,
+    },
 }
 
 /// How to print data.

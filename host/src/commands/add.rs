@@ -6,7 +6,8 @@ use std::path::Path;
 use rustix::process::geteuid;
 
 use super::load::{Loaded, load};
-use super::{print, print_json, tell_service_manager};
+use super::manager::Manager;
+use super::{print, print_json};
 use crate::broker;
 use crate::cli::{Add, Cli, Format};
 use crate::config::DeviceConfig;
@@ -43,8 +44,9 @@ pub(super) fn run(add: &Add, cli: &Cli, run_dir: &RunDir) -> Result<()> {
         config.broker = Some(cli.broker_socket.clone());
     }
     if add.foreground {
+        let manager = Manager::connect();
         return plane::mind(config, &artefact, &[], |ready, _| {
-            tell_service_manager();
+            manager.tell_ready();
             announce(ready, add.format).map(|()| None)
         });
     }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use tracing::warn;
 
-use super::{print, tell_service_manager};
+use super::manager::Manager;
+use super::print;
 use crate::broker::{self, Policy};
 use crate::cli::{Broker, Cli};
 use crate::error::{Error, Result};
@@ -28,8 +29,9 @@ pub(super) fn run(it: &Broker, cli: &Cli, run_dir: &RunDir) -> Result<()> {
             Ok(Policy::nobody())
         }
     };
+    let manager = Manager::connect();
     let ready = || {
-        tell_service_manager();
+        manager.tell_ready();
         print(format!("{}\n", socket.display()))
     };
     broker::serve(socket, &policy, (run_dir.path(), &cli.log), ready)

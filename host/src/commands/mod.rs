@@ -2,6 +2,7 @@
 
 mod add;
 mod broker;
+mod captive;
 mod del;
 mod devices;
 mod doctor;
@@ -11,6 +12,7 @@ mod info;
 mod inspect;
 mod list;
 mod load;
+mod manager;
 mod nbd;
 mod plane;
 mod udev;
@@ -19,9 +21,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::CommandFactory;
-use sd_notify::NotifyState;
 use serde::Serialize;
-use tracing::warn;
 
 use crate::broker::guard;
 use crate::cli::{Cli, Command};
@@ -60,6 +60,7 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Mind => plane::mind(),
         Command::Compile { seconds, mib } => return run_compiler(*seconds, *mib),
         Command::Plane => return plane::serve(),
+        Command::Captive { begin, command } => return captive::run(*begin, command),
     }
     .map(|()| ExitCode::SUCCESS)
 }
@@ -69,13 +70,6 @@ fn print(text: impl AsRef<[u8]>) -> Result<()> {
     match io::stdout().write_all(text.as_ref()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.doing(|| "cannot write to standard output".into()),
-    }
-}
-
-/// Tells the service manager that began this process that it serves now, where it asked for that (sd_notify(3)).
-fn tell_service_manager() {
-    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
-        warn!(%error, "the service manager cannot be told that all is ready");
     }
 }
 

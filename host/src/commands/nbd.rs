@@ -4,29 +4,30 @@ use std::env;
 use std::fs::{self, DirBuilder};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tracing::info;
+use wasmtime::Engine;
 
+use super::captive::Captive;
 use super::load::{Loaded, load};
-use super::{print, tell_service_manager};
+use super::manager::Manager;
+use super::print;
 use crate::cli::{self, Nbd};
-use crate::confine::{self, spawn_unprivileged};
+use crate::confine;
 use crate::error::{Context, Error, Result};
-use crate::guest::{Clock, Granted, Guest, Health, Opened, Opener, Tags};
+use crate::guest::{Clock, Granted, Guest, Health, Limits, Opened, Opener, Tags};
 use crate::limits;
 use crate::nbd::handshake::{Offer, TlsMode};
 use crate::nbd::{Address, Listener, Service, Tls, serve_clients};
-use crate::serve::Engine;
+use crate::serve;
 use crate::stats::Stats;
 use crate::store::Stores;
-use crate::sys::{Blocking, first_inherited_fd};
+use crate::sys::{Artefact, Blocking, first_inherited_fd};
 use crate::wake::{Wake, end_with_parent};
 use crate::wanted::Wanted;
 
@@ -36,32 +37,47 @@ const PORT: u16 = 10809;
 pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     // Before anything else is opened: where nobody gave us a socket, its number is free for others.
     let inherited = inherited_socket()?;
+    let manager = Manager::connect();
     check_export(&nbd.export)?;
     let wake = Wake::new()?;
     if nbd.exit_with_parent {
         end_with_parent(Signal::TERM)?;
     }
     let (tls_mode, tls) = tls(&nbd.tls)?;
-    let health = Arc::new(Health::default());
-    let (mut opened, granted) = open(nbd, cache, health.clone())?;
-    let mut carrier = Blocking::new(&opened.place)
-        .doing(|| "cannot start threads for the guest's stores".into())?;
-    let geometry = opened.geometry;
+    let compiled = Compiled::new(nbd, cache)?;
     let private = Folder::for_socket(nbd)?;
     let listener = listen(nbd, private.as_ref(), inherited)?;
     let _pid_file = nbd.pid_file.as_deref().map(PidFile::write).transpose()?;
     let uri = listener.uri(&nbd.export, tls.as_ref());
-    let command = announce(nbd, &listener, &uri, &wake)?;
-    info!(uri, "clients can connect");
-    // Everything is open, and the command has started, which is not to be confined.
-    if !nbd.guest.no_confine {
+    let mut command = (nbd.run.as_deref())
+        .map(|command| Captive::prepare(command, &uri, listener.address(), &wake))
+        .transpose()?;
+    // Everything is open, and the command is there, which is not to be confined. No code of the guest's is yet.
+    let confined = !nbd.guest.no_confine;
+    if confined {
         let removed_from = removed_from(nbd, &listener, private.as_ref());
-        let command = command.as_ref().and_then(|command| command.pid);
-        let _ = confine::for_clients(&removed_from, &granted.needed(), command);
+        let command = command.as_ref().and_then(Captive::pid);
+        let _ = confine::for_clients(&removed_from, &compiled.granted.needed(), command);
     }
+    let health = Arc::new(Health::default());
+    let mut opened = compiled.open(confined, health.clone())?;
+    if nbd.read_only {
+        opened.geometry = opened.geometry.without_writes();
+    }
+    let mut carrier = Blocking::new(&opened.place)
+        .doing(|| "cannot start threads for the guest's stores".into())?;
+    let geometry = opened.geometry;
+    match &mut command {
+        Some(command) => command.begin()?,
+        None => {
+            manager.tell_ready();
+            print(format!("{uri}\n"))?;
+        }
+    }
+    info!(uri, "clients can connect");
     let stats = Stats::default();
     let slots = opened.place.slots.clone();
-    let mut engine = Engine::new(geometry, &mut *opened.target, slots.count(), &stats);
+    let mut engine = serve::Engine::new(geometry, &mut *opened.target, slots.count(), &stats);
     let offer = Offer {
         name: nbd.export.clone(),
         geometry,
@@ -109,7 +125,11 @@ fn folder_of(file: &Path) -> Option<&Path> {
 
 /// Requests of clients may be under way still: they are finished, and nobody is told. Whoever waits for this
 /// process learns by its exit code that the guest has failed.
-fn flush_at_last(engine: &mut Engine<'_>, carrier: &mut Blocking, health: &Health) -> Result<()> {
+fn flush_at_last(
+    engine: &mut serve::Engine<'_>,
+    carrier: &mut Blocking,
+    health: &Health,
+) -> Result<()> {
     if let Some(reason) = health.reason() {
         return Err(Error::failed(format!("the guest had failed: {reason}")));
     }
@@ -158,39 +178,67 @@ fn check_export(name: &str) -> Result<()> {
     )))
 }
 
-/// Opens the guest, as one instance for all clients.
-fn open(nbd: &Nbd, cache: Option<&Path>, health: Arc<Health>) -> Result<(Opened, Granted)> {
-    let Wanted {
-        policy,
-        options,
-        stores,
-        allowed,
-        limits,
-    } = Wanted::new(&nbd.guest)?;
-    let Loaded {
-        source,
-        engine,
-        artefact,
-    } = load(&nbd.guest.file, (&policy, &limits), cache)?;
-    let name = source.path.display().to_string();
-    let granted = Granted::new(Stores::open(&stores)?, allowed)?;
-    let guest = Guest::load(&engine, &artefact, &name, limits, granted.clone())?;
-    let opener = Opener {
-        guest: Arc::new(guest),
-        clock: Clock::start(&engine)?,
-        health,
-        options: options.into(),
-        tags: Tags {
-            queues: 1,
-            depth: limits::NBD_DEPTH,
-        },
-    };
-    opener.guest.give_way();
-    let mut opened = opener.open()?;
-    if nbd.read_only {
-        opened.geometry = opened.geometry.without_writes();
+/// A guest of which nothing has run, with all that it is granted.
+struct Compiled {
+    name: String,
+    engine: Engine,
+    artefact: Artefact,
+    limits: Limits,
+    options: Vec<(String, String)>,
+    granted: Granted,
+}
+
+impl Compiled {
+    fn new(nbd: &Nbd, cache: Option<&Path>) -> Result<Compiled> {
+        let Wanted {
+            policy,
+            options,
+            stores,
+            allowed,
+            limits,
+        } = Wanted::new(&nbd.guest)?;
+        let Loaded {
+            source,
+            engine,
+            artefact,
+        } = load(&nbd.guest.file, (&policy, &limits), cache)?;
+        Ok(Compiled {
+            name: source.path.display().to_string(),
+            engine,
+            artefact,
+            limits,
+            options,
+            granted: Granted::new(Stores::open(&stores)?, allowed)?,
+        })
     }
-    Ok((opened, granted))
+
+    /// Loads and opens it, as one instance for all clients.
+    fn open(self, confined: bool, health: Arc<Health>) -> Result<Opened> {
+        let Compiled {
+            name,
+            engine,
+            artefact,
+            limits,
+            options,
+            granted,
+        } = self;
+        let guest = Guest::load(&engine, &artefact, &name, limits, granted)?;
+        if confined {
+            let _ = confine::load_no_more_code_in_any_thread();
+        }
+        guest.give_way();
+        let opener = Opener {
+            guest: Arc::new(guest),
+            clock: Clock::start(&engine)?,
+            health,
+            options: options.into(),
+            tags: Tags {
+                queues: 1,
+                depth: limits::NBD_DEPTH,
+            },
+        };
+        opener.open()
+    }
 }
 
 /// Begins to listen: at the socket that systemd opened for us, or where the command line says.
@@ -231,17 +279,6 @@ fn address(nbd: &Nbd, private: Option<&Folder>) -> Address {
             Address::Unix(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
         }
         (None, None) => Address::Tcp(nbd.address, nbd.port.unwrap_or(PORT)),
-    }
-}
-
-/// Tells whoever waits that clients can connect: on standard output, or by the captive command.
-fn announce(nbd: &Nbd, listener: &Listener, uri: &str, wake: &Wake) -> Result<Option<Captive>> {
-    match &nbd.run {
-        Some(command) => Captive::start(command, uri, listener.address(), wake).map(Some),
-        None => {
-            tell_service_manager();
-            print(format!("{uri}\n")).map(|()| None)
-        }
     }
 }
 
@@ -290,66 +327,5 @@ impl Drop for Folder {
     fn drop(&mut self) {
         // The listener has removed the socket.
         let _ = fs::remove_dir(&self.0);
-    }
-}
-
-/// The command of `--run`, which the server lives for.
-struct Captive {
-    pid: Option<Pid>,
-    waiter: JoinHandle<std::io::Result<ExitStatus>>,
-}
-
-impl Captive {
-    fn start(command: &str, uri: &str, address: &Address, wake: &Wake) -> Result<Captive> {
-        let failed = || format!("cannot run --run '{command}'");
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", command]).env("uri", uri);
-        match address {
-            Address::Unix(path) => shell.env("unixsocket", path),
-            Address::Tcp(_, port) => shell.env("port", port.to_string()),
-        };
-        let at_end = wake.at_end().doing(failed)?;
-        let mut child: Child = shell.spawn().doing(failed)?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let wait = move || {
-            let _at_end = at_end;
-            child.wait()
-        };
-        let waiter = spawn_unprivileged("run", wait).doing(failed)?;
-        Ok(Captive { pid, waiter })
-    }
-
-    /// Whether it ends within a time.
-    fn has_ended(&self, time: Duration) -> bool {
-        let deadline = Instant::now() + time;
-        while !self.waiter.is_finished() && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
-        }
-        self.waiter.is_finished()
-    }
-
-    /// Its exit code, as shells count it. One that still runs, because we are to end, is told so.
-    fn end(self) -> Result<ExitCode> {
-        // While its thread runs, the process id is the command's.
-        let mut patience = Duration::from_millis(100);
-        for signal in [Signal::TERM, Signal::KILL] {
-            if self.has_ended(patience) {
-                break;
-            }
-            if let Some(pid) = self.pid {
-                let _ = kill_process(pid, signal);
-            }
-            patience = limits::CAPTIVE_TIMEOUT;
-        }
-        let lost = || Error::failed("the --run command is lost");
-        let status = self
-            .waiter
-            .join()
-            .map_err(|_| lost())?
-            .map_err(|why| lost().because(why))?;
-        let code = status
-            .code()
-            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-        Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
     }
 }

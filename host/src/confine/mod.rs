@@ -96,7 +96,13 @@ pub fn for_device(needed: &Needed<'_>) -> Vec<Layer> {
 /// The same, once its guest is loaded: nothing else becomes code.
 #[must_use]
 pub fn load_no_more_code() -> Vec<Layer> {
-    held(vec![(Layer::WriteExecute, refuse_code())])
+    held(vec![(Layer::WriteExecute, refuse_code(false))])
+}
+
+/// The same for a server of NBD, of which threads have begun before.
+#[must_use]
+pub fn load_no_more_code_in_any_thread() -> Vec<Layer> {
+    held(vec![(Layer::WriteExecute, refuse_code(true))])
 }
 
 /// The same, once a data plane has all its rings and threads.
@@ -158,8 +164,8 @@ pub fn for_host(recovers: bool) {
 }
 
 /// Gives up what a server of NBD does not need once it listens: it may remove what lies in some folders, use what is
-/// `needed`, and end the process `command`. Says which layers are on. Threads that began earlier have given up their
-/// part before, as they began.
+/// `needed`, and end the process `command`. Its guest is loaded after this. Says which layers are on. Threads that
+/// began earlier have given up their part before, as they began.
 #[must_use]
 pub fn for_clients(
     removed_from: &[&Path],
@@ -173,7 +179,6 @@ pub fn for_clients(
             Layer::Landlock,
             landlock::only_needed(removed_from, needed, command.is_some()),
         ),
-        (Layer::WriteExecute, deny_write_execute()),
         (
             Layer::Seccomp,
             system_calls::allow_serving_clients(needed, command),
@@ -187,7 +192,7 @@ pub fn for_clients(
 pub fn probe() -> Vec<Outcome> {
     let everything = || {
         let mut outcomes = all_but_code(&Needed::default());
-        outcomes.push((Layer::WriteExecute, refuse_code()));
+        outcomes.push((Layer::WriteExecute, refuse_code(false)));
         outcomes
     };
     thread::spawn(everything).join().unwrap_or_default()
@@ -205,9 +210,9 @@ fn all_but_code(needed: &Needed<'_>) -> Vec<Outcome> {
 
 /// Two ways, each of which has gaps that the other has not: the first knows nothing of files that were written before,
 /// the second nothing of what a mapping was.
-fn refuse_code() -> io::Result<()> {
+fn refuse_code(all_threads: bool) -> io::Result<()> {
     let denied = deny_write_execute();
-    system_calls::refuse_code()?;
+    system_calls::refuse_code(all_threads)?;
     denied
 }
 

@@ -132,8 +132,10 @@ const CLIENTS: &[c_long] = &[
     // The end of the --run command.
     libc::SYS_wait4,
     libc::SYS_waitid,
-    // What large reads are sent by.
+    // What carries out transfers, and large reads.
     CACHESTAT,
+    libc::SYS_eventfd2,
+    libc::SYS_fstatfs,
     libc::SYS_pipe2,
     libc::SYS_splice,
     // Keys stay out of the swap.
@@ -207,19 +209,24 @@ const PRCTL: [libc::c_int; 3] = [
 
 /// For this thread, and those that it starts. The guest is still to be loaded.
 pub(super) fn allow_serving_device(needed: &Needed<'_>) -> io::Result<()> {
+    let mut rules = loading(needed)?;
+    rules.extend(any_of(RINGS).chain(any_of(&[libc::SYS_io_uring_enter])));
+    for filter in [never()?, allow(rules)?] {
+        apply_filter(&enter_first(filter)?).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// [`serving`], and code, until a further filter refuses it.
+fn loading(needed: &Needed<'_>) -> io::Result<Rules> {
     let mut rules = serving(needed)?;
-    // Further filters refuse code, once it is loaded, and rings, once they are made.
-    let more = any_of(RINGS).chain(any_of(&CODE));
-    rules.extend(more.chain(any_of(&[libc::SYS_io_uring_enter, libc::SYS_seccomp])));
+    rules.extend(any_of(&CODE).chain(any_of(&[libc::SYS_seccomp])));
     let deny = rule(&[(0, Eq, number(PR_SET_MDWE))])?;
     rules.entry(libc::SYS_prctl).or_default().push(deny);
     // Its own threads may give way to others.
     let this = rule(&[(0, Eq, u64::from(libc::PRIO_PROCESS)), (1, Eq, 0)])?;
     rules.insert(libc::SYS_setpriority, vec![this]);
-    for filter in [never()?, allow(rules)?] {
-        apply_filter(&enter_first(filter)?).map_err(io::Error::other)?;
-    }
-    Ok(())
+    Ok(rules)
 }
 
 /// For this thread, and those that it starts.
@@ -230,15 +237,19 @@ pub(super) fn allow_compiling() -> io::Result<()> {
     Ok(())
 }
 
-/// For this thread, and those that it starts: no memory becomes code any more.
-pub(super) fn refuse_code() -> io::Result<()> {
+/// For this thread and those that it starts, or for all: no memory becomes code any more.
+pub(super) fn refuse_code(all_threads: bool) -> io::Result<()> {
     let exec = number(libc::PROT_EXEC);
     let mut rules = Rules::new();
     for call in CODE {
         rules.insert(call, vec![rule(&[(2, MaskedEq(exec), exec)])?]);
     }
-    let filter = filter(rules, SeccompAction::Allow, ENOSYS)?;
-    apply_filter(&enter_first(filter)?).map_err(io::Error::other)
+    let filter = enter_first(filter(rules, SeccompAction::Allow, ENOSYS)?)?;
+    let apply = match all_threads {
+        true => apply_filter_all_threads,
+        false => apply_filter,
+    };
+    apply(&filter).map_err(io::Error::other)
 }
 
 /// For all threads: all rings are made, and no thread is missing.
@@ -248,9 +259,9 @@ pub(super) fn refuse_rings() -> io::Result<()> {
     apply_filter_all_threads(&enter_first(filter)?).map_err(io::Error::other)
 }
 
-/// For all threads.
+/// For all threads. The guest is still to be loaded.
 pub(super) fn allow_serving_clients(needed: &Needed<'_>, command: Option<Pid>) -> io::Result<()> {
-    let mut rules = serving(needed)?;
+    let mut rules = loading(needed)?;
     rules.extend(any_of(CLIENTS));
     if let Some(command) = command {
         let pid = u64::from(command.as_raw_nonzero().get().cast_unsigned());

@@ -1,8 +1,10 @@
 //! The engine: how guests are compiled and run.
 
 use wasmtime::{Config, Engine};
+use wasmtime_environ::error::disable_backtrace;
 
 use crate::error::{Error, Result};
+use crate::limits;
 
 /// The one configuration for all guests. Compiled guests are valid for exactly this.
 ///
@@ -20,6 +22,11 @@ pub fn new_engine() -> Result<Engine> {
     config.memory_reservation(1 << 32);
     config.memory_may_move(false);
     config.wasm_relaxed_simd(false);
+    config.wasm_backtrace_max_frames(Some(limits::STACK_FRAMES_MAX));
+    config.max_wasm_stack(limits::GUEST_STACK_BYTES);
+    // Errors can be the guest's to show (`wasi:io/error`): they have nothing of the host in them, whatever its
+    // environment says.
+    disable_backtrace();
     Engine::new(&config)
         .map_err(|why| Error::failed("wasmtime does not work on this machine").because(why))
 }

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use wasmtime::component::{HasSelf, Linker, ResourceTable, WasmList};
+use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime::{Error, Result, StoreContextMut, bail, ensure, format_err};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -20,7 +20,7 @@ use crate::confine::Needed;
 use crate::error;
 use crate::limits;
 use crate::store::{Store, Stores, is_name};
-use crate::sys::{self, Arena};
+use crate::sys::{self, Arena, Passed, Words};
 
 /// What a guest is granted.
 #[derive(Clone, Debug, Default)]
@@ -141,32 +141,36 @@ impl WasiView for State {
 
 /// Everything that a guest may import.
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
-    // By hand: the bindings would copy the arena.
+    // By hand: the bindings would copy what is passed, however long it is.
     let mut host = linker.instance(HOST)?;
     host.func_wrap("log", log)?;
     host.func_wrap("lend", lend)?;
     types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     bindings_store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    linker.allow_shadowing(true);
+    linker.instance(STORE)?.func_wrap("write", write)?;
+    linker.allow_shadowing(false);
     wasi::add_to_linker(linker)
 }
 
 impl types::Host for State {}
 
 const HOST: &str = "wasmblk:block/host@0.1.0";
+const STORE: &str = "wasmblk:block/store@0.1.0";
 
 #[expect(clippy::needless_pass_by_value, reason = "the linker's shape")]
-fn log(store: StoreContextMut<'_, State>, (level, message): (host::Level, String)) -> Result<()> {
-    store.data().log.message(level, &message);
+fn log(store: StoreContextMut<'_, State>, (level, message): (host::Level, Words)) -> Result<()> {
+    store.data().log.message(level, &message.0);
     Ok(())
 }
 
-fn lend(mut store: StoreContextMut<'_, State>, (list,): (WasmList<u8>,)) -> Result<()> {
+fn lend(mut store: StoreContextMut<'_, State>, (list,): (Passed,)) -> Result<()> {
     let before = match std::mem::replace(&mut store.data_mut().lent, Lent::Closed) {
         Lent::Open(before) => before,
         Lent::Closed => bail!("it lends memory, which only ring.open may do, once"),
         Lent::Arena(_) => bail!("it lends memory twice"),
     };
-    let Some(lent) = sys::Lent::new(list.as_le_slice(&store)) else {
+    let Some(lent) = sys::Lent::new(&list) else {
         bail!("the memory that it lends is not whole pages of 4096 bytes");
     };
     let arena = match before {
@@ -187,9 +191,21 @@ fn lend(mut store: StoreContextMut<'_, State>, (list,): (WasmList<u8>,)) -> Resu
     Ok(())
 }
 
+/// What a function of the interface `store` answers. The outer error ends the guest.
+type Answer<T> = Result<std::result::Result<T, types::Errno>>;
+
+#[expect(clippy::needless_pass_by_value, reason = "the linker's shape")]
+fn write(
+    store: StoreContextMut<'_, State>,
+    (number, offset, data): (u32, u64, Passed),
+) -> Result<(std::result::Result<(), types::Errno>,)> {
+    let state = store.data();
+    Ok((data.look(|data| state.write(number, offset, data))?,))
+}
+
 impl State {
     /// A store by its number, for a guest that may wait. The outer error ends the guest.
-    fn store(&self, number: u32) -> Result<std::result::Result<&Store, types::Errno>> {
+    fn store(&self, number: u32) -> Answer<&Store> {
         ensure!(
             self.waiting == Waiting::Allowed,
             "it waits for a store, which a ring guest may do in its open only"
@@ -202,9 +218,16 @@ impl State {
         &self,
         number: u32,
         work: impl FnOnce(&Store) -> std::result::Result<T, Errno>,
-    ) -> Result<std::result::Result<T, types::Errno>> {
+    ) -> Answer<T> {
         let store = self.store(number)?;
         Ok(store.and_then(|store| work(store).map_err(fault::guest_errno)))
+    }
+
+    fn write(&self, number: u32, offset: u64, data: &[u8]) -> Answer<()> {
+        if data.len() > limits::TRANSFER_BYTES_MAX as usize {
+            return Ok(Err(types::Errno::Invalid));
+        }
+        self.on_store(number, |store| store.write(offset, data))
     }
 }
 
@@ -224,12 +247,7 @@ impl bindings_store::Host for State {
         }))
     }
 
-    fn read(
-        &mut self,
-        number: u32,
-        offset: u64,
-        length: u32,
-    ) -> Result<std::result::Result<Vec<u8>, types::Errno>> {
+    fn read(&mut self, number: u32, offset: u64, length: u32) -> Answer<Vec<u8>> {
         if length > limits::TRANSFER_BYTES_MAX {
             return Ok(Err(types::Errno::Invalid));
         }
@@ -239,30 +257,17 @@ impl bindings_store::Host for State {
         })
     }
 
-    fn write(
-        &mut self,
-        number: u32,
-        offset: u64,
-        data: Vec<u8>,
-    ) -> Result<std::result::Result<(), types::Errno>> {
-        if data.len() > limits::TRANSFER_BYTES_MAX as usize {
-            return Ok(Err(types::Errno::Invalid));
-        }
-        self.on_store(number, |store| store.write(offset, &data))
+    fn write(&mut self, number: u32, offset: u64, data: Vec<u8>) -> Answer<()> {
+        State::write(self, number, offset, &data)
     }
 
-    fn flush(&mut self, number: u32) -> Result<std::result::Result<(), types::Errno>> {
+    fn flush(&mut self, number: u32) -> Answer<()> {
         let flushed = self.on_store(number, Store::flush);
         self.has_lost |= matches!(flushed, Ok(Err(_)));
         flushed
     }
 
-    fn discard(
-        &mut self,
-        number: u32,
-        offset: u64,
-        length: u32,
-    ) -> Result<std::result::Result<(), types::Errno>> {
+    fn discard(&mut self, number: u32, offset: u64, length: u32) -> Answer<()> {
         self.on_store(number, |store| {
             match store.write_zeroes(offset, length, true) {
                 // It is a wish.
@@ -278,7 +283,7 @@ impl bindings_store::Host for State {
         offset: u64,
         length: u32,
         may_discard: bool,
-    ) -> Result<std::result::Result<(), types::Errno>> {
+    ) -> Answer<()> {
         self.on_store(number, |store| {
             store.write_zeroes(offset, length, may_discard)
         })

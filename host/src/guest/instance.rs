@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use wasmtime::Store;
+use wasmtime::component::TypedFunc;
 
 use super::bindings::exports::wasmblk::block::{device, trim};
 use super::bindings::wasmblk::block::types::Errno as GuestErrno;
@@ -11,16 +12,27 @@ use super::fault::{self, Fault};
 use super::imports::State;
 use super::session::Session;
 use crate::block::{Backend, Errno};
+use crate::sys::Taken;
 
 /// The contract `device`: a function for each kind of request.
 pub struct Instance {
     session: Session,
     ticks: Arc<AtomicU64>,
-    device: device::Guest,
-    trim: Option<trim::Guest>,
+    functions: Functions,
     /// What ended it.
     fault: Option<Fault>,
 }
+
+/// What it exports.
+pub(super) struct Functions {
+    pub(super) device: device::Guest,
+    /// Not by the bindings: they would copy what it gives, however long that is.
+    pub(super) read: Read,
+    pub(super) trim: Option<trim::Guest>,
+}
+
+/// `device.read`.
+pub(super) type Read = TypedFunc<(u64, u32), (std::result::Result<Taken, GuestErrno>,)>;
 
 impl std::fmt::Debug for Instance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -32,16 +44,11 @@ impl std::fmt::Debug for Instance {
 type Outcome<T> = wasmtime::Result<std::result::Result<T, GuestErrno>>;
 
 impl Instance {
-    pub(super) fn new(
-        session: Session,
-        device: device::Guest,
-        trim: Option<trim::Guest>,
-    ) -> Instance {
+    pub(super) fn new(session: Session, functions: Functions) -> Instance {
         Instance {
             ticks: session.ticks(),
             session,
-            device,
-            trim,
+            functions,
             fault: None,
         }
     }
@@ -60,13 +67,13 @@ impl Instance {
     fn guarded<T>(
         &mut self,
         name: &'static str,
-        call: impl FnOnce(&device::Guest, Option<&trim::Guest>, &mut Store<State>) -> Outcome<T>,
+        call: impl FnOnce(&Functions, &mut Store<State>) -> Outcome<T>,
     ) -> std::result::Result<T, Errno> {
         if self.fault.is_some() {
             return Err(Errno::EIO);
         }
-        let (device, trim) = (&self.device, self.trim.as_ref());
-        match self.session.call(|store| call(device, trim, store)) {
+        let functions = &self.functions;
+        match self.session.call(|store| call(functions, store)) {
             Ok(result) => result.map_err(fault::errno),
             Err(trap) => {
                 self.fault = Some(Fault::new(name, trap));
@@ -88,8 +95,8 @@ impl Backend for Instance {
     fn read(&mut self, offset: u64, data: &mut [u8]) -> std::result::Result<(), Errno> {
         // Bounded by TRANSFER_BYTES_MAX.
         let length = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
-        let list = self.guarded("read", |device, _, store| {
-            device.call_read(store, offset, length)
+        let Taken(list) = self.guarded("read", |functions, store| {
+            Ok(functions.read.call(store, (offset, length))?.0)
         })?;
         if list.len() != data.len() {
             let breach = wasmtime::Error::msg(format!(
@@ -104,17 +111,19 @@ impl Backend for Instance {
     }
 
     fn write(&mut self, offset: u64, data: &[u8], fua: bool) -> std::result::Result<(), Errno> {
-        self.guarded("write", |device, _, store| {
-            device.call_write(store, offset, data, fua)
+        self.guarded("write", |functions, store| {
+            functions.device.call_write(store, offset, data, fua)
         })
     }
 
     fn flush(&mut self) -> std::result::Result<(), Errno> {
-        self.guarded("flush", |device, _, store| device.call_flush(store))
+        self.guarded("flush", |functions, store| {
+            functions.device.call_flush(store)
+        })
     }
 
     fn discard(&mut self, offset: u64, length: u32) -> std::result::Result<(), Errno> {
-        self.guarded("discard", |_, trim, store| match trim {
+        self.guarded("discard", |functions, store| match &functions.trim {
             Some(trim) => trim.call_discard(store, offset, length),
             None => Ok(Err(NOT_SUPPORTED)),
         })
@@ -126,7 +135,7 @@ impl Backend for Instance {
         length: u32,
         may_discard: bool,
     ) -> std::result::Result<(), Errno> {
-        self.guarded("write-zeroes", |_, trim, store| match trim {
+        self.guarded("write-zeroes", |functions, store| match &functions.trim {
             Some(trim) => trim.call_write_zeroes(store, offset, length, may_discard),
             None => Ok(Err(NOT_SUPPORTED)),
         })

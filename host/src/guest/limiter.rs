@@ -58,6 +58,19 @@ impl Limiter {
         }
         taken
     }
+
+    /// So much more of the same budget, until the end of what is returned; `None` where there is no room.
+    pub(super) fn another(&self, bytes: usize) -> Option<Limiter> {
+        let mut other = Limiter::new(self.budget.clone());
+        other.take(0, bytes, 1).then_some(other)
+    }
+
+    /// Gives back some of what was taken.
+    pub(super) fn give_back(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.budget.free_bytes.fetch_add(bytes, Relaxed);
+    }
 }
 
 impl Drop for Limiter {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wasmtime::component::{InstancePre, Linker};
+use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
 use super::bindings::exports::wasmblk::block::{device, ring as bindings_ring, trim};
@@ -13,6 +13,7 @@ use super::imports::{self, Granted, State};
 use super::limiter::Budget;
 use super::log::LogGate;
 use super::pace::Allowance;
+use super::room::Room;
 use super::state_size;
 use super::usage::{Limits, Meter, Usage};
 use super::wasi;
@@ -21,9 +22,6 @@ use crate::error::{Context, Error, Result};
 use crate::limits;
 use crate::sys::{Artefact, image};
 
-/// Data that a guest may pass to the host, or be given, in one call: a longest transfer and room.
-pub(super) const HOSTCALL_BYTES_MAX: usize = 2 * limits::TRANSFER_BYTES_MAX as usize;
-
 /// A guest, compiled, checked and linked: ready for instances.
 pub struct Guest {
     name: String,
@@ -31,7 +29,7 @@ pub struct Guest {
     pub(super) meter: Arc<Meter>,
     pub(super) budget: Budget,
     /// What each of its instances takes of that beside memories and tables.
-    instance_bytes: usize,
+    pub(super) room: Room,
     /// Where its computing time has a limit.
     pub(super) allowance: Option<Arc<Allowance>>,
     log: Arc<LogGate>,
@@ -42,9 +40,32 @@ pub struct Guest {
 
 /// The contract that a guest fulfils.
 pub(super) enum Exports {
-    Device(device::GuestIndices, Option<trim::GuestIndices>),
+    Device(DeviceIndices),
     Ring(bindings_ring::GuestIndices),
 }
+
+/// Where the functions of the contract `device` are.
+pub(super) struct DeviceIndices {
+    pub(super) device: device::GuestIndices,
+    pub(super) read: ComponentExportIndex,
+    pub(super) trim: Option<trim::GuestIndices>,
+}
+
+impl DeviceIndices {
+    fn new(linked: &InstancePre<State>, has_trim: bool) -> wasmtime::Result<DeviceIndices> {
+        let component = linked.component();
+        let interface = component.get_export_index(None, DEVICE);
+        let read = interface.and_then(|it| component.get_export_index(Some(&it), "read"));
+        let trim = has_trim.then(|| trim::GuestIndices::new(linked));
+        Ok(DeviceIndices {
+            device: device::GuestIndices::new(linked)?,
+            read: read.ok_or_else(|| wasmtime::Error::msg("there is no function `read`"))?,
+            trim: trim.transpose()?,
+        })
+    }
+}
+
+const DEVICE: &str = "wasmblk:block/device@0.1.0";
 
 impl std::fmt::Debug for Guest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -74,7 +95,7 @@ impl Guest {
             .because(why)
         };
         let component = artefact.load(engine).map_err(broken)?;
-        let instance_bytes = state_size::of_instance(image(&component)).map_err(broken)?;
+        let artefacts = state_size::artefacts(image(&component)).map_err(broken)?;
         let contract = contract::check(engine, &component, name)?;
         let misfit = |why: wasmtime::Error| {
             Error::usage(format!(
@@ -85,21 +106,18 @@ impl Guest {
         let mut linker = Linker::new(engine);
         imports::add_to_linker(&mut linker).map_err(misfit)?;
         let linked = linker.instantiate_pre(&component).map_err(misfit)?;
-        let trim = || trim::GuestIndices::new(&linked);
         let exports = match contract {
             Contract::Ring => bindings_ring::GuestIndices::new(&linked).map(Exports::Ring),
-            Contract::Device => {
-                device::GuestIndices::new(&linked).map(|device| Exports::Device(device, None))
-            }
-            Contract::DeviceWithTrim => device::GuestIndices::new(&linked)
-                .and_then(|device| Ok(Exports::Device(device, Some(trim()?)))),
+            Contract::Device => DeviceIndices::new(&linked, false).map(Exports::Device),
+            Contract::DeviceWithTrim => DeviceIndices::new(&linked, true).map(Exports::Device),
         };
+        let room = Room::new(&artefacts, contract, &granted);
         let meter = Arc::new(Meter::default());
         Ok(Guest {
             name: name.to_owned(),
             limits,
             budget: Budget::new(limits.memory_bytes),
-            instance_bytes: usize::try_from(instance_bytes).unwrap_or(usize::MAX),
+            room,
             allowance: Allowance::new(&limits),
             log: Arc::new(LogGate::new(limits.log_lines, meter.clone())),
             meter,
@@ -119,7 +137,7 @@ impl Guest {
     #[must_use]
     pub fn contract(&self) -> &'static str {
         match self.exports {
-            Exports::Device(..) => "device",
+            Exports::Device(_) => "device",
             Exports::Ring(_) => "ring",
         }
     }
@@ -150,22 +168,22 @@ impl Guest {
             engine,
             State::new(self.budget.clone(), self.log.clone(), &self.granted),
         );
-        if !store.data_mut().limiter.take(0, self.instance_bytes, 1) {
+        if !store.data_mut().limiter.take(0, self.room.bytes(), 1) {
             return Err(self.no_room());
         }
         store.limiter(|state| &mut state.limiter);
         store.set_max_component_handles(limits::GUEST_RESOURCES_MAX);
-        store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+        store.set_hostcall_fuel(limits::GUEST_PASSED_BYTES_MAX);
         Ok(store)
     }
 
     fn no_room(&self) -> Error {
-        let (name, needed) = (&self.name, self.instance_bytes.div_ceil(1024));
+        let (name, needed) = (&self.name, self.room.bytes().div_ceil(1024));
         let (most, used) = (self.budget.bytes_max(), self.budget.used_bytes());
         let free = most.saturating_sub(used) / 1024;
         Error::failed(format!(
             "each instance of the guest {name} takes {needed} KiB of memory for its globals, functions and imports, \
-             and {free} KiB are left of its {} MiB; give it more with --memory-mib",
+             and for what it passes, and {free} KiB are left of its {} MiB; give it more with --memory-mib",
             most >> 20
         ))
     }

@@ -25,6 +25,7 @@ mod pace;
 mod periods;
 pub mod records;
 mod ring;
+mod room;
 mod session;
 mod source;
 mod state_size;

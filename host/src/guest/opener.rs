@@ -5,15 +5,15 @@ use std::sync::Arc;
 use wasmtime::Store;
 use wasmtime::component::Instance as ComponentInstance;
 
-use super::bindings::exports::wasmblk::block::{device, ring as bindings_ring, trim};
+use super::bindings::exports::wasmblk::block::ring as bindings_ring;
 use super::bindings::wasmblk::block::types::{self, OpenError};
 use super::calls::Calls;
 use super::clock::Clock;
 use super::fault::{Fault, Health};
 use super::imports::State;
-use super::instance::Instance;
+use super::instance::{Functions, Instance};
 use super::limiter::Limiter;
-use super::loaded::{Exports, Guest, HOSTCALL_BYTES_MAX};
+use super::loaded::{DeviceIndices, Exports, Guest};
 use super::ring;
 use super::session::Session;
 use super::supervisor::{Running, Supervisor};
@@ -88,7 +88,7 @@ impl Opener {
     pub fn open(&self) -> Result<Opened> {
         self.guest.prepare()?;
         let begun = match &self.guest.exports {
-            Exports::Device(device, trim) => self.begin_device((device, trim.as_ref()), None)?,
+            Exports::Device(device) => self.begin_device(device, None)?,
             Exports::Ring(indices) => {
                 let (queues, depth) = (u32::from(self.tags.queues), u32::from(self.tags.depth));
                 let begun = self.begin_ring(indices, depth, None)?;
@@ -115,9 +115,7 @@ impl Opener {
         place: &Place,
     ) -> std::result::Result<Box<dyn Running + Send>, Fault> {
         let begun = match &self.guest.exports {
-            Exports::Device(device, trim) => {
-                self.begin_device((device, trim.as_ref()), Some(place))
-            }
+            Exports::Device(device) => self.begin_device(device, Some(place)),
             Exports::Ring(indices) => self.begin_ring(indices, place.slots.count(), Some(place)),
         };
         let begun = begun.map_err(|error| Fault::in_open(error.chain()))?;
@@ -131,22 +129,18 @@ impl Opener {
         Session::new(&self.guest, &self.clock, self.health.clone())
     }
 
-    fn begin_device(
-        &self,
-        (device, trim): (&device::GuestIndices, Option<&trim::GuestIndices>),
-        before: Option<&Place>,
-    ) -> Result<Begun> {
+    fn begin_device(&self, indices: &DeviceIndices, before: Option<&Place>) -> Result<Begun> {
         let guest = &self.guest;
         let mut session = self.new_session()?;
         let opened = session.call(|store| {
             let instance = guest.linked.instantiate(&mut *store)?;
-            open_device(store, &instance, (device, trim), &self.options)
+            open_device(store, &instance, indices, &self.options)
         });
         let opened = guest.accept(opened);
-        let (device, trim, claimed) = opened.map_err(|error| session.explain(error))?;
+        let (functions, claimed) = opened.map_err(|error| session.explain(error))?;
         let geometry = guest.geometry(&claimed)?;
         let slots = self.slots(&geometry, before)?;
-        let instance = Instance::new(session, device, trim);
+        let instance = Instance::new(session, functions);
         Ok(Begun {
             geometry,
             running: Box::new(Calls::new(instance, slots.clone())),
@@ -173,14 +167,12 @@ impl Opener {
         }
         let opened = session.call(|store| {
             let instance = guest.linked.instantiate(&mut *store)?;
-            // The arena counts as data that is passed, although it is not copied.
-            store.set_hostcall_fuel(guest.budget.bytes_max());
             let shape = ring::shape(depth, guest.limits.transfer_bytes);
-            let opened = ring::open(store, &instance, indices, &self.options, (shape, arena));
-            store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
-            opened
+            ring::open(store, &instance, indices, &self.options, (shape, arena))
         });
         drop(kept);
+        // It uses stores by transfers now.
+        session.give_back_memory(guest.room.for_stores);
         let opened = guest.accept(opened);
         let opening = opened.map_err(|error| session.explain(error))?;
         let geometry = guest.geometry(&opening.claimed(guest.limits.transfer_bytes))?;
@@ -221,17 +213,18 @@ fn no_memory() -> String {
 }
 
 /// What the contract `device` opens to: its functions, and what the guest says of the device.
-type OpenedDevice = (device::Guest, Option<trim::Guest>, Claims);
+type OpenedDevice = (Functions, Claims);
 
 /// Calls `device.open`. The outer error is a trap, the inner one the guest's own.
 fn open_device(
     store: &mut Store<State>,
     instance: &ComponentInstance,
-    (device, trim): (&device::GuestIndices, Option<&trim::GuestIndices>),
+    indices: &DeviceIndices,
     options: &[(String, String)],
 ) -> wasmtime::Result<std::result::Result<OpenedDevice, OpenError>> {
-    let device = device.load(&mut *store, instance)?;
-    let trim = trim
+    let device = indices.device.load(&mut *store, instance)?;
+    let read = instance.get_typed_func(&mut *store, indices.read)?;
+    let trim = (indices.trim.as_ref())
         .map(|trim| trim.load(&mut *store, instance))
         .transpose()?;
     let geometry = match device.call_open(&mut *store, options)? {
@@ -242,7 +235,8 @@ fn open_device(
         .as_ref()
         .map(|trim| trim.call_limits(&mut *store))
         .transpose()?;
-    Ok(Ok((device, trim, claims(&geometry, limits))))
+    let claims = claims(&geometry, limits);
+    Ok(Ok((Functions { device, read, trim }, claims)))
 }
 
 /// What a guest says of its device, in the host's words.

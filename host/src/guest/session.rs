@@ -68,6 +68,11 @@ impl Session {
         self.store.data_mut().limiter.take(0, bytes, 1)
     }
 
+    /// Gives back some of what is taken for it.
+    pub(super) fn give_back_memory(&mut self, bytes: usize) {
+        self.store.data_mut().limiter.give_back(bytes);
+    }
+
     /// How to grant what it looked for in vain, behind an error that may be due to that.
     pub(super) fn explain(&self, error: Error) -> Error {
         let state = self.store.data();

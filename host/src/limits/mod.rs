@@ -2,6 +2,7 @@
 
 mod nbd;
 
+use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -82,6 +83,36 @@ pub const GUEST_DEPTH_MAX: i32 = 32;
 
 /// Handles (streams, pollables) that a guest may hold. Toolchains use a handful.
 pub const GUEST_RESOURCES_MAX: usize = 256;
+
+/// What each of them may take in the host: what they stand for, and the host's tables. A guest that imports WASI has
+/// that for all of them from its memory, from the beginning.
+pub const GUEST_RESOURCE_BYTES: usize = 1024;
+
+/// What a directory takes while it is read, beside that: the library reads ahead. It comes from the guest's memory.
+pub const GUEST_LISTING_BYTES: usize = 48 << 10;
+
+/// What a connection takes beside that: what was written and is not sent yet, at most a piece of
+/// [`GUEST_STREAM_BYTES_MAX`], and what waits for it. It comes from the guest's memory. What the kernel keeps for
+/// a connection does not.
+pub const GUEST_CONNECTION_BYTES: usize = GUEST_STREAM_BYTES_MAX + (4 << 10);
+
+/// Strings and lists that wasmtime copies for the host in one call of the guest: paths and names. What is longer, data
+/// and messages, is looked at where it lies (`sys/passed.rs`).
+pub const GUEST_PASSED_BYTES_MAX: usize = 16 << 10;
+
+/// What passes between a guest and the host in one call takes no more than this of the host's memory: a string of
+/// [`GUEST_PASSED_BYTES_MAX`] in UTF-16, which is 4.5 times as long while it becomes UTF-8 (72 KiB), or a piece of
+/// [`GUEST_STREAM_BYTES_MAX`] or [`GUEST_RANDOM_BYTES_MAX`]. There is one call at a time in each instance, and each
+/// has this from the guest's memory, from the beginning. Of the contract `device` it is [`TRANSFER_BYTES_MAX`] more,
+/// for what a `read` gives, or a store, and as much for each instance of a `ring` guest until its `open` returns,
+/// where it imports stores. So nothing that is passed is beyond the limit; what the allocator needs for that may be.
+pub const GUEST_CALL_BYTES: usize = 128 << 10;
+
+/// Stack of a call, which is that of the thread: wasmtime's own default. It counts as the memory of each instance.
+pub const GUEST_STACK_BYTES: usize = 512 << 10;
+
+/// What wasmtime keeps of a handle in the table of one component instance, of [`GUEST_RESOURCES_MAX`].
+pub const GUEST_HANDLE_BYTES: usize = 32;
 
 /// Files that a data plane has open beside those of its instances: stores, rings, memory, and whom it talks to.
 pub const PLANE_FILES_MAX: u64 = 256;
@@ -190,8 +221,8 @@ pub const MESSAGE_BYTES_MAX: usize = 4096;
 /// Longest piece of a guest's words inside a message of ours.
 pub const GUEST_WORDS_BYTES_MAX: usize = 512;
 
-/// Functions of a guest's stack in the log.
-pub const STACK_FRAMES_MAX: usize = 32;
+/// Functions of a guest's stack in the log. Their names are the guest's choice, and copied as they are.
+pub const STACK_FRAMES_MAX: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 
 /// Requests in a fault's report: the one that did it is the only one of a guest that is sent one at a time, and
 /// more than a line is no help.
@@ -237,6 +268,9 @@ pub const SLOW_CONTROL_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long the kernel may take to leave out a new disk's scheduler before that goes on beside: it waits for requests
 /// that are under way already.
 pub const SCHEDULER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the service manager may take to read that a process is ready.
+pub const MANAGER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the kernel may be busy with the end of a data plane before the device can be taken up.
 pub const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::memory::{Mapping, PAGE_BYTES, Shared};
+use super::passed::Passed;
 
 /// Memory of the host, of which a guest sees the same pages in its own linear memory.
 ///
@@ -33,14 +34,11 @@ pub struct Lent {
 impl Lent {
     /// The memory of a list that a guest passes; `None` where it is not whole pages.
     #[must_use]
-    pub fn new(list: &[u8]) -> Option<Lent> {
-        let address = NonNull::from_ref(list).cast::<u8>();
+    pub fn new(list: &Passed) -> Option<Lent> {
+        let (address, bytes) = (list.address(), list.bytes());
         let on_pages = address.addr().get().is_multiple_of(PAGE_BYTES);
-        let whole = on_pages && list.len().is_multiple_of(PAGE_BYTES) && !list.is_empty();
-        whole.then_some(Lent {
-            address,
-            bytes: list.len(),
-        })
+        let whole = on_pages && bytes.is_multiple_of(PAGE_BYTES) && bytes > 0;
+        whole.then_some(Lent { address, bytes })
     }
 
     /// How long it is.

@@ -9,6 +9,7 @@ mod lock;
 mod memory;
 mod nothing;
 mod own_ring;
+mod passed;
 mod peer;
 mod place;
 mod process;
@@ -26,10 +27,11 @@ pub use confine::{PR_SET_MDWE, deny_write_execute, restrict_mount, unshare_mount
 pub use lock::lock_file;
 pub use memory::AlignedBytes;
 pub use nothing::nothing;
+pub use passed::{Passed, Taken, Words};
 pub use peer::{has_ended, kill_as_root, peer_groups, peer_pidfd};
 pub use place::Place;
 pub use process::{
-    copy_of_fd, drop_capabilities, first_inherited_fd, keep_brokers_capabilities,
+    copy_of_fd, drop_capabilities, first_inherited_fd, inherited_fd, keep_brokers_capabilities,
     keep_hosts_capabilities, keep_minders_capabilities, process_cpu_time, set_io_flusher,
     thread_cpu_time,
 };

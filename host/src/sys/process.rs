@@ -107,18 +107,26 @@ fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
 ///
 /// `EBADF` where there is none.
 pub fn first_inherited_fd() -> io::Result<OwnedFd> {
-    const FIRST: libc::c_int = 3;
+    inherited_fd(3)
+}
+
+/// A file descriptor that whoever started this process left open for it, as it says. One is given out, once.
+///
+/// # Errors
+///
+/// `EBADF` where there is none.
+pub fn inherited_fd(number: i32) -> io::Result<OwnedFd> {
     static GIVEN: AtomicBool = AtomicBool::new(false);
-    if GIVEN.swap(true, Relaxed) {
+    if number < 3 || GIVEN.swap(true, Relaxed) {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
     // SAFETY: sets a flag of a number; where it is no descriptor, that is an error.
-    if unsafe { libc::fcntl(FIRST, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open; nobody in this process owns it: who set LISTEN_FDS made it for us, and it is
-    // given out once.
-    Ok(unsafe { OwnedFd::from_raw_fd(FIRST) })
+    // SAFETY: it is open; nobody in this process owns it: who started it made it for us, and says so (LISTEN_FDS, or
+    // an option of a command that is for nobody else), and it is given out once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// A descriptor of its own for a file that whoever started this process left open as `number`.

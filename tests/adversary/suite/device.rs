@@ -67,12 +67,12 @@ const DEEDS: [Deed; 30] = [
     (
         "all of a table",
         "(table $t 1 funcref)",
-        "(loop $grow (br_if $grow (i32.ne (table.grow $t (ref.null func) (i32.const 4096)) (i32.const -1))))",
+        "(loop $grow (br_if $grow (i32.ne (table.grow $t (ref.null func) (i32.const 0x8000)) (i32.const -1))))",
         "",
     ),
     ("a flood of words", COUNT, FLOOD, ""),
     ("long words", "", "(call $log (i32.const 0) (i32.const 0) (i32.const 0x200000))", ""),
-    ("longer words", "", "(call $log (i32.const 0) (i32.const 0) (i32.const 0x300000))", "fuel"),
+    ("longer words", "", "(call $log (i32.const 0) (i32.const 0) (i32.const 0x300000))", ""),
     ("words beyond memory", "", "(call $log (i32.const 0) (i32.const -8) (i32.const 32))", "out of bounds"),
     (
         "words that are none",
@@ -153,7 +153,7 @@ fn answers() -> Vec<Case> {
             "a list of all memory",
             "list",
             store(list, 0) + &store(length, 0x30_0000),
-            Ended("fuel"),
+            Ended("the most are 1048576"),
         ),
         (
             "a list around the end",

@@ -142,20 +142,22 @@ const WASI_GIVEN: [Given; 8] = [
     ("drop-stream", "(param i32)"),
 ];
 const POLLABLE: &str = "(local.set $it (call $subscribe (i64.const -1)))";
-const STREAM: &str = "(local.set $it (call $stderr))";
+pub(super) const STREAM: &str = "(local.set $it (call $stderr))";
 const DROP_POLLABLE: &str = "(call $drop-pollable (local.get $it))";
-const DROP_STREAM: &str = "(call $drop-stream (local.get $it))";
+pub(super) const DROP_STREAM: &str = "(call $drop-stream (local.get $it))";
 
 /// Writes so many bytes.
-fn write(bytes: u32) -> String {
+pub(super) fn write(bytes: u32) -> String {
     format!("(call $write (local.get $it) (i32.const 1024) (i32.const {bytes}) (i32.const 8))")
 }
 
+/// A component's text with this deed.
+pub(super) fn doing(deed: &str) -> String {
+    format!("{MEMORY} {WASI} {}", beginning(&WASI_GIVEN, deed))
+}
+
 fn with_wasi<const N: usize>(rows: [(&str, String, End); N]) -> Vec<Case> {
-    cases(rows.map(|(name, deed, end)| {
-        let beginning = beginning(&WASI_GIVEN, &deed);
-        (name, format!("{MEMORY} {WASI} {beginning}"), end)
-    }))
+    cases(rows.map(|(name, deed, end)| (name, doing(&deed), end)))
 }
 
 /// Handles that WASI gives, abused.
@@ -207,19 +209,23 @@ fn handles_of_wasi() -> Vec<Case> {
     ])
 }
 
+/// Asks for so many bytes.
+pub(super) fn random(bytes: i64) -> String {
+    format!("(call $random (i64.const {bytes}) (i32.const 8))")
+}
+
 /// Words that go to WASI, and bytes that come from it.
 fn words_of_wasi() -> Vec<Case> {
     use End::{Refused, Serves};
     let write = |bytes| STREAM.to_owned() + &write(bytes);
-    let random = |bytes: i64| format!("(call $random (i64.const {bytes}) (i32.const 8))");
     with_wasi([
         (
             "a flood of lines",
             STREAM.to_owned() + &often(&self::write(64)),
             Serves,
         ),
-        ("a line of 1 MiB", write(1 << 20), Serves),
-        ("a line of 3 MiB", write(3 << 20), Refused("fuel")),
+        ("a line of 64 KiB", write(1 << 16), Serves),
+        ("a line of 3 MiB", write(3 << 20), Refused("at once")),
         (
             "a line beyond memory",
             write(u32::MAX),

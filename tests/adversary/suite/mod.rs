@@ -4,6 +4,7 @@ pub(crate) mod case;
 pub(crate) mod component;
 pub(crate) mod device;
 pub(crate) mod files;
+pub(crate) mod greedy;
 pub(crate) mod handles;
 pub(crate) mod open_files;
 pub(crate) mod ring;

@@ -1,7 +1,8 @@
-//! Streams that are read and written until something comes of it: under the deadline of the call, as all waiting.
+//! Streams that are read and written until something comes of it: under the deadline of the call, as all waiting. And
+//! what is written without waiting, of which the library would take copies of any length.
 
 use wasmtime::component::{Linker, Resource, ResourceTable, ResourceType};
-use wasmtime::{Result, StoreContextMut};
+use wasmtime::{Result, StoreContextMut, ensure};
 use wasmtime_wasi::p2::bindings::io::streams::{
     Host, HostInputStream, HostOutputStream, StreamError,
 };
@@ -10,6 +11,8 @@ use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, StreamResult};
 use super::context::Replaced;
 use super::waits::wait;
 use crate::guest::imports::State;
+use crate::limits;
+use crate::sys::Passed;
 
 /// The one version that wasmtime-wasi 48 provides; it serves all that guests may name.
 const STREAMS: &str = "wasi:io/streams@0.2.12";
@@ -20,6 +23,7 @@ pub(super) const REPLACED: Replaced = (
     &[
         "[method]input-stream.blocking-read",
         "[method]input-stream.blocking-skip",
+        "[method]output-stream.write",
         "[method]output-stream.blocking-flush",
         "[method]output-stream.blocking-write-and-flush",
         "[method]output-stream.blocking-write-zeroes-and-flush",
@@ -44,8 +48,12 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     )?;
     streams.func_wrap("[method]input-stream.blocking-read", read)?;
     streams.func_wrap("[method]input-stream.blocking-skip", skip)?;
+    streams.func_wrap("[method]output-stream.write", write)?;
     streams.func_wrap("[method]output-stream.blocking-flush", flush)?;
-    streams.func_wrap("[method]output-stream.blocking-write-and-flush", write)?;
+    streams.func_wrap(
+        "[method]output-stream.blocking-write-and-flush",
+        write_and_flush,
+    )?;
     streams.func_wrap(
         "[method]output-stream.blocking-write-zeroes-and-flush",
         write_zeroes,
@@ -78,12 +86,35 @@ fn flush(store: StoreContextMut<'_, State>, (stream,): (Resource<DynOutputStream
 }
 
 fn write(
-    store: StoreContextMut<'_, State>,
-    (stream, data): (Resource<DynOutputStream>, Vec<u8>),
+    mut store: StoreContextMut<'_, State>,
+    (stream, data): (Resource<DynOutputStream>, Passed),
 ) -> Answer<()> {
+    let data = copy(data)?;
+    let table = &mut store.data_mut().table;
+    Ok((match HostOutputStream::write(table, stream, data) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(table.convert_stream_error(error)?),
+    },))
+}
+
+fn write_and_flush(
+    store: StoreContextMut<'_, State>,
+    (stream, data): (Resource<DynOutputStream>, Passed),
+) -> Answer<()> {
+    let data = copy(data)?;
     until_done(store, async |table| {
         HostOutputStream::blocking_write_and_flush(table, stream, data).await
     })
+}
+
+/// No stream lets a guest write more at a time.
+fn copy(data: Passed) -> Result<Vec<u8>> {
+    let (bytes, most) = (data.bytes(), limits::GUEST_STREAM_BYTES_MAX);
+    ensure!(
+        bytes <= most,
+        "it writes {bytes} bytes to a stream at once; the most are {most}"
+    );
+    Ok(data.look(<[u8]>::to_vec))
 }
 
 fn write_zeroes(

@@ -18,7 +18,7 @@ use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder};
 use super::directory::Directory;
 use super::remote::{Remote, Remotes};
 use super::stderr::Lines;
-use super::{ambient, blocking, files, listing, names, sockets, times, waits};
+use super::{ambient, blocking, connections, files, listing, names, times, waits};
 use crate::guest::imports::State;
 use crate::guest::log::LogGate;
 use crate::limits;
@@ -54,6 +54,14 @@ pub enum Part {
 impl Allowed {
     fn has(&self, part: Part) -> bool {
         self.parts.contains(&part)
+    }
+
+    /// What a copy of the environment takes, which a guest can ask for.
+    pub(in crate::guest) fn env_bytes(&self) -> usize {
+        let pairs = self.env.iter();
+        // Two strings, in blocks of the allocator.
+        let bytes = |(name, value): &(String, String)| name.len() + value.len() + 2 * (24 + 32);
+        pairs.map(bytes).sum()
     }
 }
 
@@ -113,7 +121,7 @@ pub(in crate::guest) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> 
         listing::REPLACED,
         times::REPLACED,
         names::REPLACED,
-        sockets::REPLACED,
+        connections::REPLACED,
     ] {
         let mut instance = linker.instance(interface)?;
         for name in names {
@@ -128,7 +136,7 @@ pub(in crate::guest) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> 
     waits::add_to_linker(linker)?;
     blocking::add_to_linker(linker)?;
     names::add_to_linker(linker)?;
-    sockets::add_to_linker(linker)?;
+    connections::add_to_linker(linker)?;
     files::add_to_linker(linker)?;
     listing::add_to_linker(linker)?;
     times::add_to_linker(linker)?;

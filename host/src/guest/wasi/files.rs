@@ -1,5 +1,7 @@
 //! The files of a guest: those in the directories that it is granted. wasmtime-wasi keeps paths inside of them; what
-//! is here in its place are functions that would wait, or would need threads.
+//! is here in its place are functions that would wait, would need threads, or copy what has no bounds.
+
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
@@ -17,6 +19,8 @@ use super::context::Replaced;
 use super::streams::{Reader, Writer};
 use crate::guest::imports::State;
 use crate::guest::missing::Missing;
+use crate::limits;
+use crate::sys::Passed;
 
 /// The one version that wasmtime-wasi 48 provides; it serves all that guests may name.
 pub(super) const TYPES: &str = "wasi:filesystem/types@0.2.12";
@@ -27,6 +31,7 @@ pub(super) const REPLACED: Replaced = (
     TYPES,
     &[
         "[method]descriptor.open-at",
+        "[method]descriptor.write",
         "[method]descriptor.read-via-stream",
         "[method]descriptor.write-via-stream",
         "[method]descriptor.append-via-stream",
@@ -45,6 +50,7 @@ pub(super) type Answer<T> = Result<(std::result::Result<T, ErrorCode>,)>;
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     let mut types = linker.instance(TYPES)?;
     types.func_wrap("[method]descriptor.open-at", open_at)?;
+    types.func_wrap("[method]descriptor.write", write)?;
     types.func_wrap("[method]descriptor.read-via-stream", read_via_stream)?;
     types.func_wrap("[method]descriptor.write-via-stream", write_via_stream)?;
     types.func_wrap("[method]descriptor.append-via-stream", append_via_stream)?;
@@ -183,6 +189,33 @@ pub(super) fn code(errno: Errno) -> ErrorCode {
     }
 }
 
+/// As much as a stream takes at once: who writes more is told, and goes on.
+#[expect(clippy::needless_pass_by_value, reason = "the linker's shape")]
+fn write(
+    store: StoreContextMut<'_, State>,
+    (file, data, offset): (Resource<Descriptor>, Passed, u64),
+) -> Answer<u64> {
+    let file = match may_change(store.data().table.get(&file)?) {
+        Ok(file) => file,
+        Err(code) => return Ok((Err(code),)),
+    };
+    let written = data.look(|data| {
+        let piece = &data[..data.len().min(limits::GUEST_STREAM_BYTES_MAX)];
+        file.file.write_at(piece, offset)
+    });
+    let written = written.map(|bytes| bytes as u64);
+    Ok((written.map_err(|why| AsyncErrorCode::from(why).into()),))
+}
+
+/// A file that a guest may write to.
+fn may_change(descriptor: &Descriptor) -> std::result::Result<&File, ErrorCode> {
+    match descriptor {
+        Descriptor::File(file) if file.perms == FsPerms::ReadWrite => Ok(file),
+        Descriptor::File(_) => Err(ErrorCode::NotPermitted),
+        Descriptor::Dir(_) => Err(ErrorCode::BadDescriptor),
+    }
+}
+
 fn read_via_stream(
     mut store: StoreContextMut<'_, State>,
     (file, offset): (Resource<Descriptor>, u64),
@@ -216,10 +249,9 @@ fn writer(
     offset: Option<u64>,
 ) -> Answer<Resource<DynOutputStream>> {
     let table = &mut store.data_mut().table;
-    let file = match table.get(file)? {
-        Descriptor::File(file) if file.perms == FsPerms::ReadWrite => file.clone(),
-        Descriptor::File(_) => return Ok((Err(ErrorCode::NotPermitted),)),
-        Descriptor::Dir(_) => return Ok((Err(ErrorCode::BadDescriptor),)),
+    let file = match may_change(table.get(file)?) {
+        Ok(file) => file.clone(),
+        Err(code) => return Ok((Err(code),)),
     };
     let writer: DynOutputStream = Box::new(Writer { file, offset });
     Ok((Ok(table.push(writer)?),))

@@ -11,6 +11,8 @@ use wasmtime_wasi::p2::bindings::sync::filesystem::types::{
 use super::context::Replaced;
 use super::files::{Answer, TYPES, code};
 use crate::guest::imports::State;
+use crate::guest::limiter::Limiter;
+use crate::limits;
 
 /// What is replaced.
 pub(super) const REPLACED: Replaced = (
@@ -25,6 +27,8 @@ pub(super) const REPLACED: Replaced = (
 struct Listing {
     dir: Dir,
     entries: Entries,
+    /// What it reads ahead.
+    _room: Limiter,
 }
 
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
@@ -49,13 +53,20 @@ fn read_directory(
     mut store: StoreContextMut<'_, State>,
     (dir,): (Resource<Descriptor>,),
 ) -> Answer<Resource<Listing>> {
-    let table = &mut store.data_mut().table;
+    let State { table, limiter, .. } = store.data_mut();
     let dir = match table.get(&dir)? {
         Descriptor::Dir(dir) => dir.clone(),
         Descriptor::File(_) => return Ok((Err(ErrorCode::NotDirectory),)),
     };
+    let Some(room) = limiter.another(limits::GUEST_LISTING_BYTES) else {
+        return Ok((Err(ErrorCode::InsufficientMemory),));
+    };
     Ok((match Entries::read_from(&*dir.dir) {
-        Ok(entries) => Ok(table.push(Listing { dir, entries })?),
+        Ok(entries) => Ok(table.push(Listing {
+            dir,
+            entries,
+            _room: room,
+        })?),
         Err(why) => Err(code(why)),
     },))
 }

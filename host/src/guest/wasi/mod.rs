@@ -2,13 +2,13 @@
 
 mod ambient;
 mod blocking;
+mod connections;
 mod context;
 mod directory;
 mod files;
 mod listing;
 mod names;
 mod remote;
-mod sockets;
 mod stderr;
 mod streams;
 mod times;

@@ -172,6 +172,6 @@ impl Remotes {
             .flat_map(|(_, known)| known)
             .map(SocketAddr::ip)
             .collect();
-        all.into_iter().collect()
+        all.into_iter().take(limits::ADDRESSES_MAX).collect()
     }
 }
