@@ -70,13 +70,35 @@ fn a_server_of_nbd_has_nothing_when_it_loads_its_guest() {
     assert!(!Path::new(&ran).exists() && !Path::new(&socket).exists());
 }
 
+/// By the names of their threads.
+#[test]
+fn who_has_a_budget_gives_way_and_its_clock_does_not() {
+    let memory = paths::guest("memory").display().to_string();
+    let words = ["nbd", &memory, "--set", "size=16M", "--cpu-percent", "20"];
+    let command = "cd /proc/$PPID/task && for it in *; do cat $it/stat; done";
+    let output = Command::new(paths::wasmblk())
+        .args([&words[..], &["--run", command]].concat())
+        .output()
+        .expect("wasmblk runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let nice = |name: &str| {
+        let line = text
+            .lines()
+            .find(|line| line.contains(&format!("({name})")));
+        let line = line.unwrap_or_else(|| panic!("no thread {name}: {text}"));
+        let (_, fields) = line.rsplit_once(") ").expect("a name");
+        fields.split(' ').nth(16).expect("field 19").to_owned()
+    };
+    assert_eq!((&*nice("wasmblk"), &*nice("clock")), ("7", "0"));
+}
+
 #[test]
 fn a_command_of_nbd_keeps_what_it_had() {
     let mut command = Command::new(paths::wasmblk());
     let memory = paths::guest("memory").display().to_string();
     command.args(["nbd", &memory, "--set", "size=16M", "--run"]);
     let output = command
-        .arg("sleep 0.2; cat /proc/self/status")
+        .arg("cat /proc/self/status")
         .output()
         .expect("wasmblk runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

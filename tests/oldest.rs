@@ -75,8 +75,8 @@ wasmblk del told
 mkdir /tmp/nbd
 serve="wasmblk --log debug nbd /memory.wasm --set size=16M"
 confined() {
-    until grep 'confined by:' /tmp/nbd.log >/tmp/confinement; do sleep 0.1; done
-    grep -q 'capabilities no-new-privs landlock write-execute seccomp' /tmp/confinement || fail 'less for NBD'
+    until grep -q 'confined by: write-execute' /tmp/nbd.log; do sleep 0.1; done
+    grep -q 'confined by: capabilities no-new-privs landlock seccomp' /tmp/nbd.log || fail "NBD: $(cat /tmp/nbd.log)"
 }
 $serve -U /tmp/nbd/socket --pid-file /tmp/nbd/pid 2>/tmp/nbd.log >/dev/null &
 confined

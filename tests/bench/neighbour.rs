@@ -90,7 +90,10 @@ const CASES: &str = "/cases";
 pub(crate) fn run(options: &Options) -> Result<()> {
     let folder = Folder::new()?;
     let jobs = prepare(options, &folder.0)?;
-    ensure!(!jobs.is_empty(), "no case is called so");
+    ensure!(
+        !jobs.is_empty(),
+        "--case: none of the chosen guests is called so; --all looks through all"
+    );
     step("test bed: QEMU", qemu::setup)?;
     let each = Duration::from_secs(20 + options.seconds * 3) * u32::try_from(options.rounds)?;
     let limit = Duration::from_secs(120) + each * u32::try_from(jobs.len())?;

@@ -39,10 +39,19 @@ pub fn names() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether a guest is of no use without what WASI has, such as sockets: its manifest says so.
-fn needs_wasi(name: &str) -> Result<bool> {
-    let manifest = paths::root().join("guests").join(name).join("Cargo.toml");
-    Ok(fs::read_to_string(manifest)?.contains("[package.metadata.wasi]"))
+/// The guests that are of no use without what WASI has, such as sockets, as their manifests say; and the others.
+fn by_need() -> Result<(Vec<String>, Vec<String>)> {
+    let (mut needy, mut others) = (Vec::new(), Vec::new());
+    for name in names()? {
+        let manifest = paths::root().join("guests").join(&name).join("Cargo.toml");
+        let manifest = fs::read_to_string(manifest)?;
+        if manifest.contains("[package.metadata.wasi]") {
+            needy.push(name);
+        } else {
+            others.push(name);
+        }
+    }
+    Ok((needy, others))
 }
 
 /// Builds all guests that need no WASI, for whichever target is installed; where none is, the compiler builds the
@@ -52,8 +61,7 @@ fn needs_wasi(name: &str) -> Result<bool> {
 ///
 /// What cargo or the encoder says.
 pub fn build() -> Result<()> {
-    let mut names = names()?;
-    names.retain(|name| !needs_wasi(name).unwrap_or(false));
+    let (_, names) = by_need()?;
     let target = if installed(WASIP2)? && !installed(UNKNOWN)? {
         WASIP2
     } else {
@@ -110,8 +118,7 @@ pub fn component(mut module: Vec<u8>, world: &str) -> Result<Vec<u8>> {
 ///
 /// What cargo says.
 pub fn build_for_wasip2(others: &[&str]) -> Result<()> {
-    let mut needy = names()?;
-    needy.retain(|name| needs_wasi(name).unwrap_or(false));
+    let (needy, _) = by_need()?;
     let others = others.iter().map(|name| (*name).to_owned());
     let all: Vec<String> = needy.iter().cloned().chain(others).collect();
     compile(WASIP2, &all)?;

@@ -97,12 +97,14 @@ impl Client {
         // A request is one packet, and nothing comes behind it.
         let _ = stream.set_nodelay(true);
         if (number(&mut stream)?, number(&mut stream)?) != (MAGIC, HAVE_OPTION) {
-            return Err(odd("it is no NBD server of today"));
+            return Err(odd("no NBD server of the newstyle listens there"));
         }
         let mut flags = [0; 2];
         stream.read_exact(&mut flags)?;
         if u16::from_be_bytes(flags) & FIXED == 0 {
-            return Err(odd("it is an NBD server of old"));
+            return Err(odd(
+                "the server has no fixed newstyle, which this guest needs",
+            ));
         }
         let length = u32::try_from(name.len()).map_err(|_| odd("such a long name"))?;
         let mut words = Vec::new();

@@ -3,14 +3,14 @@
 //!
 //! Options: `at`, the server as `HOST:PORT` (required; the same needs `--net`), `export`, its name there ("").
 //!
-//! A connection that breaks is made anew, unless writes were not flushed yet: nobody knows then what became of them,
+//! A connection that breaks is made anew, unless writes wait for a flush: nobody knows then what became of them,
 //! and every later request fails. A server that does not answer is waited for as long as the deadline lets one request.
 
 mod client;
 
 use std::cell::RefCell;
 
-use wasmblk_guest::{Disk, Errno, Features, Info, OpenError, Options};
+use wasmblk_guest::{Disk, Errno, Features, Info, Level, OpenError, Options, log};
 
 use self::client::{Client, Export, Request};
 
@@ -34,10 +34,20 @@ impl Remote {
     /// The client that there is, or another one, of an export that is still the same.
     fn client<'a>(&self, link: &'a mut Link) -> Option<&'a mut Client> {
         if link.client.is_none() && !link.is_lost {
-            let client = Client::connect(&self.at, &self.name).ok();
-            link.client = client.filter(|client| client.export == self.export);
+            match Client::connect(&self.at, &self.name) {
+                Ok(client) if client.export == self.export => link.client = Some(client),
+                Ok(_) => {
+                    self.warn("it has another size or other flags than before: add the device anew")
+                }
+                Err(error) => self.warn(&format!("no other connection: {error}")),
+            }
         }
         link.client.as_mut()
+    }
+
+    fn warn(&self, what: &str) {
+        let Remote { at, name, .. } = self;
+        log(Level::Warn, &format!("export '{name}' at {at}: {what}"));
     }
 
     /// Sends a request, and once more by another connection.
@@ -48,13 +58,18 @@ impl Remote {
             match client.ask(&mut request) {
                 Ok(result) => {
                     if result.is_ok() {
-                        link.is_dirty = request.is_dirty_after(link.is_dirty);
+                        link.is_dirty =
+                            self.export.has(Export::FLUSH) && request.is_dirty_after(link.is_dirty);
                     }
                     return result;
                 }
-                Err(_) => {
+                Err(error) => {
+                    self.warn(&format!("the connection broke: {error}"));
                     link.client = None;
                     link.is_lost = link.is_dirty;
+                    if link.is_lost {
+                        self.warn("writes may be lost: add the device anew");
+                    }
                 }
             }
         }

@@ -49,7 +49,8 @@ pub struct Guest {
 /// What a guest may use.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct GuestLimits {
-    /// Memory of the guest, in MiB; of a `ring` guest, with the data of all requests in flight [default: 1024].
+    /// Memory of the guest, in MiB: of all its instances, with their stacks and what passes in calls; of a `ring`
+    /// guest, with the data of all requests in flight too [default: 1024].
     #[arg(long, value_name = "MIB", value_parser = within(&limits::MEMORY_MIB))]
     pub memory_mib: Option<u64>,
     /// Longest call into the guest, and longest that a `ring` guest may keep a request, in seconds [default: 30].

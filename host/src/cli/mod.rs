@@ -173,7 +173,7 @@ pub struct Nbd {
     /// exit code. Without -U or -p, at a unix socket of its own.
     #[arg(long, value_name = "COMMAND")]
     pub run: Option<String>,
-    /// Write the process id into this file once clients can connect.
+    /// Write the process id into this file once it listens: clients that connect wait until the guest is open.
     #[arg(short = 'P', long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
     /// End when the process that started this one ends.

@@ -42,7 +42,7 @@ pub(super) struct Captive {
 }
 
 impl Captive {
-    /// Starts the process in which it will run. So it is no child of a confined process.
+    /// Starts the process in which it will run. Before this one is confined, as it would inherit that.
     pub(super) fn prepare(
         command: &str,
         uri: &str,

@@ -20,10 +20,10 @@ impl Manager {
         Manager(name.and_then(|name| connect(name.as_bytes()).map_err(warned).ok()))
     }
 
-    /// Tells it that this process serves.
-    pub(super) fn tell_ready(&self) {
-        if let Some(socket) = &self.0
-            && let Err(error) = rustix::io::write(socket, b"READY=1")
+    /// Tells it that this process serves, once: nobody who takes the process over finds a way to it.
+    pub(super) fn tell_ready(self) {
+        if let Some(socket) = self.0
+            && let Err(error) = rustix::io::write(&socket, b"READY=1")
         {
             warned(error.into());
         }

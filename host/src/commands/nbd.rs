@@ -67,12 +67,10 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     let mut carrier = Blocking::new(&opened.place)
         .doing(|| "cannot start threads for the guest's stores".into())?;
     let geometry = opened.geometry;
+    manager.tell_ready();
     match &mut command {
         Some(command) => command.begin()?,
-        None => {
-            manager.tell_ready();
-            print(format!("{uri}\n"))?;
-        }
+        None => print(format!("{uri}\n"))?,
     }
     info!(uri, "clients can connect");
     let stats = Stats::default();
@@ -226,7 +224,6 @@ impl Compiled {
         if confined {
             let _ = confine::load_no_more_code_in_any_thread();
         }
-        guest.give_way();
         let opener = Opener {
             guest: Arc::new(guest),
             clock: Clock::start(&engine)?,
@@ -237,6 +234,8 @@ impl Compiled {
                 depth: limits::NBD_DEPTH,
             },
         };
+        // The clock has begun, and does not.
+        opener.guest.give_way();
         opener.open()
     }
 }

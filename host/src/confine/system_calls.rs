@@ -10,7 +10,7 @@ use std::io;
 use libc::c_long;
 use rustix::process::Pid;
 use seccompiler::SeccompCmpArgLen::{Dword, Qword};
-use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
+use seccompiler::SeccompCmpOp::{Eq, Le, MaskedEq};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
     apply_filter, apply_filter_all_threads, sock_filter,
@@ -223,8 +223,8 @@ fn loading(needed: &Needed<'_>) -> io::Result<Rules> {
     rules.extend(any_of(&CODE).chain(any_of(&[libc::SYS_seccomp])));
     let deny = rule(&[(0, Eq, number(PR_SET_MDWE))])?;
     rules.entry(libc::SYS_prctl).or_default().push(deny);
-    // Its own threads may give way to others.
-    let this = rule(&[(0, Eq, u64::from(libc::PRIO_PROCESS)), (1, Eq, 0)])?;
+    // Its own threads (PRIO_PROCESS, 0) may give way to others; what is below 0 is above 19 here.
+    let this = rule(&[(0, Eq, 0), (1, Eq, 0), (2, Le, 19)])?;
     rules.insert(libc::SYS_setpriority, vec![this]);
     Ok(rules)
 }
@@ -294,18 +294,14 @@ fn serving(needed: &Needed<'_>) -> io::Result<Rules> {
     }
     // A thread, not a process. Of clone3 the kernel shows no flags: without it, the libc takes this one.
     let thread = number(libc::CLONE_THREAD);
-    rules.insert(
-        libc::SYS_clone,
-        vec![rule(&[(0, MaskedEq(thread), thread)])?],
-    );
+    let only_threads = rule(&[(0, MaskedEq(thread), thread)])?;
+    rules.insert(libc::SYS_clone, vec![only_threads]);
     for (call, place, values) in [
         (libc::SYS_fcntl, 1, &FCNTL[..]),
         (libc::SYS_prctl, 0, &PRCTL[..]),
     ] {
-        let any = values
-            .iter()
-            .map(|&value| rule(&[(place, Eq, number(value))]));
-        rules.insert(call, any.collect::<io::Result<_>>()?);
+        let only = |&value: &libc::c_int| rule(&[(place, Eq, number(value))]);
+        rules.insert(call, values.iter().map(only).collect::<io::Result<_>>()?);
     }
     // Ourselves, in `abort`.
     let ours = u64::from(std::process::id());

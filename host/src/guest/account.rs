@@ -118,7 +118,8 @@ impl Account {
         self.act_by_kind([head, offset], [size, place], output)
     }
 
-    /// In halves, as a record as a whole would be put into memory for this, also where it is done above.
+    /// By halves, which go in registers: a whole record would be written to memory for this call, also where `act` has
+    /// no need of it.
     fn act_by_kind(&mut self, first: Half, last: Half, output: &mut Output) -> Result<(), Breach> {
         let record = [first[0], first[1], last[0], last[1]];
         match records::action(&record).map_err(Breach::Action)? {

@@ -228,10 +228,7 @@ impl Health {
 /// The functions of a guest's stack, innermost first. Their names are the guest's choice: they are cut,
 /// shown as they are, and no line looks like one of ours.
 fn stack(backtrace: &WasmBacktrace) -> String {
-    let frames = backtrace
-        .frames()
-        .iter()
-        .take(limits::STACK_FRAMES_MAX.get());
+    let frames = backtrace.frames().iter();
     let line = |frame: &FrameInfo| {
         let name = word(frame.func_name().unwrap_or("a function without a name"));
         let offset = frame.module_offset().unwrap_or(0);

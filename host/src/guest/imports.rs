@@ -148,7 +148,9 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     bindings_store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     linker.allow_shadowing(true);
-    linker.instance(STORE)?.func_wrap("write", write)?;
+    let mut stores = linker.instance(STORE)?;
+    stores.func_wrap("find", find)?;
+    stores.func_wrap("write", write)?;
     linker.allow_shadowing(false);
     wasi::add_to_linker(linker)
 }
@@ -157,6 +159,13 @@ impl types::Host for State {}
 
 const HOST: &str = "wasmblk:block/host@0.1.0";
 const STORE: &str = "wasmblk:block/store@0.1.0";
+
+type Found = Option<bindings_store::Shape>;
+
+fn find(mut store: StoreContextMut<'_, State>, (name,): (Words,)) -> Result<(Found,)> {
+    let found = bindings_store::Host::find(store.data_mut(), name.0)?;
+    Ok((found,))
+}
 
 #[expect(clippy::needless_pass_by_value, reason = "the linker's shape")]
 fn log(store: StoreContextMut<'_, State>, (level, message): (host::Level, Words)) -> Result<()> {
@@ -257,6 +266,7 @@ impl bindings_store::Host for State {
         })
     }
 
+    // Not called: the linker has one that does not copy.
     fn write(&mut self, number: u32, offset: u64, data: Vec<u8>) -> Answer<()> {
         State::write(self, number, offset, &data)
     }

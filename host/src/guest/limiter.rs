@@ -34,7 +34,7 @@ impl Budget {
     }
 }
 
-/// Counts what one instance takes, its linear memories and tables; all goes back when it ends.
+/// Counts what one instance takes, its linear memories, tables and room in the host; all goes back when it ends.
 #[derive(Debug)]
 pub(super) struct Limiter {
     budget: Budget,

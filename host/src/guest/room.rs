@@ -32,8 +32,8 @@ impl Room {
         let mut always = usize::try_from(itself).unwrap_or(usize::MAX);
         always = always.saturating_add(limits::GUEST_STACK_BYTES + limits::GUEST_CALL_BYTES);
         if has(WASI) {
-            always += limits::GUEST_RESOURCES_MAX * limits::GUEST_RESOURCE_BYTES;
-            always += granted.allowed.env_bytes();
+            let handles = limits::GUEST_RESOURCES_MAX * limits::GUEST_RESOURCE_BYTES;
+            always = always.saturating_add(handles + granted.allowed.env_bytes());
         }
         let stores = granted.stores.all();
         // Past the system's cache there is a second copy, on pages.

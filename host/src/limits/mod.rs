@@ -42,7 +42,7 @@ pub const ANSWERS_HELD_MAX: u32 = 16;
 /// A guest's file. The largest ordinary guest, a Python interpreter inside, has 18 MB.
 pub const GUEST_FILE_BYTES_MAX: u64 = 64 << 20;
 
-/// Memory of one guest (all its instances, with their linear memories and tables) unless `--memory-mib` says otherwise:
+/// Memory of one guest (all its instances, with what the host keeps for them) unless `--memory-mib` says otherwise:
 /// enough for a RAM disk to try things with, and for a slot of the longest transfer for each of 128 tags; a small
 /// part of an ordinary machine. One bulk memory instruction over all of it, which no deadline interrupts, takes 0.6 s
 /// where the pages are fresh, and 0.05 s after that; a string as long as that, which one component inside the guest
@@ -105,7 +105,8 @@ pub const GUEST_PASSED_BYTES_MAX: usize = 16 << 10;
 /// [`GUEST_STREAM_BYTES_MAX`] or [`GUEST_RANDOM_BYTES_MAX`]. There is one call at a time in each instance, and each
 /// has this from the guest's memory, from the beginning. Of the contract `device` it is [`TRANSFER_BYTES_MAX`] more,
 /// for what a `read` gives, or a store, and as much for each instance of a `ring` guest until its `open` returns,
-/// where it imports stores. So nothing that is passed is beyond the limit; what the allocator needs for that may be.
+/// where it imports stores; twice that where one is `direct`. So nothing that is passed is beyond the limit; what the
+/// allocator needs for that may be.
 pub const GUEST_CALL_BYTES: usize = 128 << 10;
 
 /// Stack of a call, which is that of the thread: wasmtime's own default. It counts as the memory of each instance.

@@ -34,7 +34,7 @@ unsafe impl Sync for Passed {}
 #[derive(Debug)]
 pub struct Taken(pub Vec<u8>);
 
-/// A string that a guest passes: as much of its begin as a line of the log can be.
+/// A string that a guest passes: as much of its beginning as a line of the log can be.
 #[derive(Debug)]
 pub struct Words(pub String);
 
@@ -128,13 +128,17 @@ impl OfPair for Words {
     }
 }
 
-/// What is cut may end within a character.
+/// What is cut may end within a character. It is copied before it is looked at: a transfer of the guest's may change
+/// it meanwhile.
 fn utf8(bytes: &[u8], is_cut: bool) -> Result<String> {
-    match str::from_utf8(bytes) {
-        Ok(text) => Ok(text.to_owned()),
-        Err(why) if is_cut && why.error_len().is_none() => utf8(&bytes[..why.valid_up_to()], false),
-        Err(why) => Err(why.into()),
+    let mut bytes = bytes.to_vec();
+    if is_cut
+        && let Err(why) = str::from_utf8(&bytes)
+        && why.error_len().is_none()
+    {
+        bytes.truncate(why.valid_up_to());
     }
+    Ok(String::from_utf8(bytes)?)
 }
 
 /// The same.

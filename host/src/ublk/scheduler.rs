@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::node::NODE_STEP;
 use crate::limits;
@@ -32,8 +32,16 @@ pub(super) fn leave_out(id: u32) {
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
         Err(why) => Err(why),
     };
-    if let Err(error) = outcome {
-        debug!(%error, "the disk keeps the kernel's scheduler");
+    match outcome {
+        Ok(()) => {}
+        // Whoever serves without root may not.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            debug!(%error, id, "the disk keeps the kernel's scheduler");
+        }
+        Err(error) => warn!(
+            %error,
+            "the kernel's scheduler is not taken away yet; 'echo none >/sys/block/ublkb{id}/queue/scheduler' does it"
+        ),
     }
 }
 

@@ -14,6 +14,7 @@ use super::context::Replaced;
 use super::remote::Remote;
 use crate::guest::imports::State;
 use crate::guest::missing::Missing;
+use crate::sys::Words;
 
 /// The one version that wasmtime-wasi 48 provides; it serves all that guests may name.
 const NAMES: &str = "wasi:sockets/ip-name-lookup@0.2.12";
@@ -64,7 +65,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
 
 fn resolve(
     mut store: StoreContextMut<'_, State>,
-    (network, name): (Resource<Network>, String),
+    (network, Words(name)): (Resource<Network>, Words),
 ) -> Answer<Resource<Addresses>> {
     let State {
         table,
