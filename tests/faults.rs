@@ -124,7 +124,7 @@ fn the_log_shows_the_guests_panic_and_stack() {
 #[test]
 fn a_call_that_does_not_return_is_ended() {
     in_bed(&Machine::default(), || {
-        breaks(&["--set", "spin-at=1M", "--deadline", "1"], "deadline");
+        breaks(&["--set", "spin-at=1M", "--deadline", "3"], "deadline");
     });
 }
 
@@ -208,7 +208,8 @@ fn a_guest_that_fails_to_open_leaves_nothing_behind() {
             ("lie=size", 2, "size-bytes is 1000"),
             ("lie=block", 2, "logical-block-bytes is 3000"),
         ] {
-            let reply = wasmblk(&["add", &guest, "--set", option, "--deadline", "1"]);
+            let deadline = if words == "deadline" { "1" } else { "30" };
+            let reply = wasmblk(&["add", &guest, "--set", option, "--deadline", deadline]);
             assert_eq!(reply.code, code, "{option}: {}", reply.stderr);
             assert!(reply.stderr.contains(words), "{option}: {}", reply.stderr);
             assert!(reply.stdout.is_empty());

@@ -89,7 +89,13 @@ const DEEDS: [Deed; 30] = [
          (if (i32.load8_u (i32.const 0x20000)) (then unreachable))",
         "",
     ),
-    ("a long name", "", "(call $find (i32.const 0) (i32.const 0x3fffff) (i32.const 0x20000))", "fuel"),
+    (
+        "a long name",
+        "",
+        "(call $find (i32.const 0) (i32.const 0x3fffff) (i32.const 0x20000))
+         (if (i32.load8_u (i32.const 0x20000)) (then unreachable))",
+        "",
+    ),
     (
         "stores by number",
         "",
