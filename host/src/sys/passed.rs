@@ -39,7 +39,8 @@ pub struct Taken(pub Vec<u8>);
 pub struct Words(pub String);
 
 impl Passed {
-    /// The bytes, for the function of the host that they were passed to, while it runs.
+    /// The bytes, for the function of the host that they were passed to, while it runs. A transfer of the guest's may
+    /// change them meanwhile: they are read once, and what is checked is checked in the copy.
     pub fn look<T>(self, work: impl FnOnce(&[u8]) -> T) -> T {
         // SAFETY: `lift` has seen that they are inside the guest's memory. wasmtime makes such a value only as an
         // argument of a function of the host, and whoever has it there has the guest waiting: the memory stays, and
