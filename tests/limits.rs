@@ -159,7 +159,7 @@ fn the_longest_call_is_seen_by_the_clock() {
 #[test]
 fn a_deadline_is_kept_to_the_tick() {
     // After a pause, when the clock looks seldom, and in the middle of much to do.
-    for idle in [true, false] {
+    for (idle, calls) in [(true, 0), (true, 100), (false, 100)] {
         let mut over_ms = Vec::new();
         // Other work on the machine may hold a thread up, which is not the clock: three of at most 20 must be in time.
         while over_ms.iter().filter(|&&ms| ms <= 10).count() < 3 {
@@ -167,7 +167,7 @@ fn a_deadline_is_kept_to_the_tick() {
             if idle {
                 thread::sleep(limits::CLOCK_IDLE_TIME + 2 * limits::CLOCK_IDLE_TICK);
             }
-            for _ in 0..100 {
+            for _ in 0..calls {
                 disk.read(0, &mut [0; 512]).expect("nothing happens here");
             }
             let begin = Instant::now();

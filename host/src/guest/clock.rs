@@ -1,8 +1,8 @@
 //! The clock that ends calls which do not return.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
@@ -26,8 +26,9 @@ pub struct Clock {
 /// What calls see of the clock.
 #[derive(Debug)]
 struct Face {
-    /// It looks seldom: a call that begins notes when.
+    /// It looks seldom: a call that begins wakes it.
     seldom: AtomicBool,
+    thread: OnceLock<Thread>,
     start: Instant,
 }
 
@@ -37,13 +38,21 @@ pub(super) struct Call {
     face: Arc<Face>,
     /// How often a call began or ended: odd while one runs.
     turns: AtomicU64,
-    /// When one began, where that was noted, in nanoseconds of the clock.
-    began_ns: AtomicU64,
     /// The turn of the call that is overdue.
     overdue: AtomicU64,
     /// Until when its thread sleeps because of its budget, in nanoseconds of the clock; 0 where it does not.
     sleeps_until_ns: AtomicU64,
     meter: Arc<Meter>,
+}
+
+impl Face {
+    /// Has the clock look at once, and often from then on, if it looks seldom.
+    fn wake(&self) {
+        let seldom = &self.seldom;
+        if seldom.load(Ordering::Relaxed) && seldom.swap(false, Ordering::Relaxed) {
+            self.thread.get().inspect(|thread| thread.unpark());
+        }
+    }
 }
 
 impl Call {
@@ -68,11 +77,7 @@ impl Call {
 
     /// Marks a call as running until the value is dropped. Only one thread calls an instance.
     pub(super) fn begin(&self) -> Running<'_> {
-        if self.face.seldom.load(Ordering::Relaxed) {
-            let ns = self.face.start.elapsed().as_nanos();
-            let ns = u64::try_from(ns).unwrap_or(u64::MAX);
-            self.began_ns.store(ns, Ordering::Relaxed);
-        }
+        self.face.wake();
         self.turn();
         Running(self)
     }
@@ -141,15 +146,10 @@ impl Watched {
         let before = std::mem::replace(&mut self.looked, now);
         let runs = turns % 2 == 1;
         if turns != self.turns {
-            let noted = Duration::from_nanos(self.call.began_ns.load(Ordering::Relaxed));
-            let noted = self.call.face.start + noted;
-            // The look before may be longer ago than it should, where this thread had to wait for a processor.
+            // The look before may be longer ago: of a guest that was idle, or where this thread had to wait for a
+            // processor.
             let tick_ago = now.checked_sub(limits::CLOCK_TICK).unwrap_or(before);
-            self.since = if noted > before {
-                noted
-            } else {
-                before.max(tick_ago)
-            };
+            self.since = before.max(tick_ago);
             (self.turns, self.busy) = (turns, now);
         } else if runs {
             let ms = now.duration_since(self.since).as_millis();
@@ -195,6 +195,7 @@ impl Clock {
             ticks: Arc::default(),
             face: Arc::new(Face {
                 seldom: AtomicBool::new(false),
+                thread: OnceLock::new(),
                 start: Instant::now(),
             }),
             calls: Arc::default(),
@@ -208,16 +209,17 @@ impl Clock {
                 ticks.fetch_add(1, Ordering::Relaxed);
                 let idle = pause >= limits::CLOCK_IDLE_TICK;
                 let was_idle = face.seldom.swap(idle, Ordering::Relaxed);
-                // A call may have begun between the look and this, and has not noted when.
-                thread::sleep(if was_idle {
+                // A call may have begun between the look and this, and has not woken anybody.
+                thread::park_timeout(if was_idle {
                     pause
                 } else {
                     pause.min(limits::CLOCK_TICK)
                 });
             }
         };
-        spawn_unprivileged("clock", run)
+        let thread = spawn_unprivileged("clock", run)
             .map_err(|why| Error::failed("cannot start a thread").because(why))?;
+        clock.face.thread.get_or_init(|| thread.thread().clone());
         Ok(clock)
     }
 
@@ -236,7 +238,6 @@ impl Clock {
         let call = Arc::new(Call {
             face: self.face.clone(),
             turns: AtomicU64::new(0),
-            began_ns: AtomicU64::new(0),
             // Never that of a call.
             overdue: AtomicU64::new(u64::MAX - 1),
             sleeps_until_ns: AtomicU64::new(0),
