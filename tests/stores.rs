@@ -7,9 +7,9 @@ use std::process::Command;
 
 use tests::backing::Backing;
 use tests::bed::in_bed;
-use tests::disk::{Disk, fio, wasmblk};
-use tests::paths;
+use tests::disk::{Disk, fio, run, wasmblk};
 use tests::uml::Machine;
+use tests::{null_blk, paths};
 use wasmblk::block::{Backend, Errno};
 use wasmblk::sys::AlignedBytes;
 
@@ -192,6 +192,42 @@ fn over_ublk_a_file_is_passed_through() {
                 disk.del();
                 assert!(backing.content().iter().any(|byte| *byte != 0));
             }
+        }
+    });
+}
+
+#[test]
+fn parts_of_a_disk_s_blocks_become_zeros() {
+    in_bed(&Machine::default(), || {
+        let attributes = [
+            ("size", "64"),
+            ("memory_backed", "1"),
+            ("discard", "1"),
+            ("blocksize", "4096"),
+        ];
+        let node = null_blk::make("large", &attributes).expect("a disk");
+        let grant = format!("data={}", node.display());
+        let mut disk = Direct::open_with("file", &[], &[grant]).expect("it opens");
+        assert_eq!(disk.geometry.logical_block_bytes, 512);
+        disk.write(0, &[7; 16384], false).expect("write");
+        disk.write_zeroes(512, 1024, false).expect("write-zeroes");
+        disk.write_zeroes(4608, 4096, true).expect("write-zeroes");
+        disk.discard(9216, 512)
+            .expect("a discard of less than a block");
+        let mut back = [1; 16384];
+        disk.read(0, &mut back).expect("read");
+        for (at, byte) in back.iter().enumerate() {
+            let zero = (512..1536).contains(&at) || (4608..8704).contains(&at);
+            assert_eq!(*byte, if zero { 0 } else { 7 }, "at {at}");
+        }
+        let words = ["--store", &format!("data={}", node.display())];
+        drop(disk);
+        for data_path in ["zero-copy", "copy"] {
+            let disk = Disk::add("file", &[&words[..], &["--data-path", data_path]].concat());
+            let zero = ["--offset", "512", "--length", "512", "--zeroout"];
+            let node = disk.path.display().to_string();
+            run("blkdiscard", &[&zero[..], &[&node]].concat());
+            disk.del();
         }
     });
 }

@@ -17,6 +17,7 @@ const STORE_BYTES: u64 = 1 << 20;
 
 fn account(hidden: bool) -> Account {
     let shape = |align_bytes, read_only| Shape {
+        range_align_bytes: align_bytes,
         size_bytes: STORE_BYTES,
         block_bytes: 512,
         align_bytes,

@@ -215,9 +215,8 @@ impl Account {
     /// Whether all that a transfer names is the guest's to name; and then, with which errno it ends without
     /// having begun.
     fn check(&self, asked: &Transfer) -> Result<Option<Errno>, Breach> {
-        self.terms.check_memory(asked, |tag| {
-            self.requests.get(tag as usize).and_then(Held::request)
-        })?;
+        let request = |tag: u32| self.requests.get(tag as usize).and_then(Held::request);
+        self.terms.check_memory(asked, request)?;
         self.terms.check_store(asked)
     }
 
@@ -225,6 +224,9 @@ impl Account {
         let part = left.part();
         let asked = part.length;
         self.tokens[token as usize] = Token::Transfer { left, asked, done };
+        if !self.terms.has_way(&part) {
+            return self.ended(token, Err(Errno::EOPNOTSUPP), output);
+        }
         output.transfers.push((token, part));
     }
 
@@ -387,9 +389,8 @@ impl Account {
     /// Whether a request's data is part of a transfer under way.
     #[must_use]
     pub fn is_under_way(&self, tag: u32) -> bool {
-        self.requests
-            .get(tag as usize)
-            .is_some_and(|held| held.transfers > 0)
+        let held = self.requests.get(tag as usize);
+        held.is_some_and(|held| held.transfers > 0)
     }
 
     /// Bytes copied between requests' data and the arena since the last call.

@@ -84,6 +84,13 @@ impl Terms {
             .or((!sectors).then_some(Errno::EINVAL)))
     }
 
+    /// Whether a transfer's store can do it, by itself.
+    pub(super) fn has_way(&self, asked: &Transfer) -> bool {
+        let by_range = matches!(asked.work, Work::Discard | Work::WriteZeroes { .. });
+        let shape = self.stores.get(usize::from(asked.store));
+        !by_range || shape.is_some_and(|shape| shape.has_range(asked.offset, asked.length))
+    }
+
     /// Whether so many bytes of the arena are there.
     fn check_arena(&self, offset: u64, length: u32) -> Result<(), Breach> {
         let end = offset.checked_add(length.into());

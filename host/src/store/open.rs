@@ -179,6 +179,7 @@ impl Store {
             )));
         }
         let align_bytes = if grant.direct { block_bytes } else { 1 };
+        let range_align_bytes = if is_disk { block_bytes } else { 1 };
         Ok(Store {
             name: name.clone(),
             path: grant.path.clone(),
@@ -186,6 +187,7 @@ impl Store {
                 size_bytes,
                 block_bytes,
                 align_bytes,
+                range_align_bytes,
                 read_only: grant.read_only,
             },
             is_disk,
@@ -261,7 +263,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As for [`Store::write`]; `EOPNOTSUPP` where the file system has no way but to write zeros.
+    /// As for [`Store::write`]; `EOPNOTSUPP` where the file system has no way but to write zeros, or the disk none for
+    /// parts of its blocks.
     pub fn write_zeroes(
         &self,
         offset: u64,
@@ -269,6 +272,9 @@ impl Store {
         may_discard: bool,
     ) -> std::result::Result<(), Errno> {
         self.shape.check_change(offset, length.into())?;
+        if !self.shape.has_range(offset, length) {
+            return Err(Errno::EOPNOTSUPP);
+        }
         let how = zeroing(may_discard);
         fallocate(&self.file, how, offset, length.into()).map_err(|why| self.errno(&why.into()))
     }
@@ -326,7 +332,7 @@ fn lock(file: &File, grant: &Grant) -> Result<()> {
     let shown = path.display();
     Err(match why.raw_os_error() {
         Some(libc::EAGAIN | libc::EACCES) => Error::failed(format!(
-            "--store {name}={shown} is in use: stop the device that has it, or grant it to both with ':ro'"
+            "--store {name}={shown} is in use: stop the device that has it, or grant it to both (or twice) with ':ro'"
         )),
         _ => Error::failed(format!("cannot lock --store {name}={shown}")).because(why),
     })

@@ -12,6 +12,8 @@ pub struct Shape {
     /// What offsets, lengths and places in memory must be multiples of, in bytes: 1 where the system's cache
     /// lies between.
     pub align_bytes: u32,
+    /// What ranges that become zeros, or are discarded, must be multiples of, in bytes: a disk's block, 1 in a file.
+    pub range_align_bytes: u32,
     /// It may not be changed.
     pub read_only: bool,
 }
@@ -47,6 +49,13 @@ impl Shape {
             return Err(Errno::EINVAL);
         }
         Ok(())
+    }
+
+    /// Whether the system can make zeros of these bytes, or discard them, without their being written.
+    #[must_use]
+    pub fn has_range(&self, offset: u64, length: u32) -> bool {
+        let align = self.range_align_bytes;
+        offset.is_multiple_of(align.into()) && length.is_multiple_of(align)
     }
 
     /// Whether so many bytes may be changed there.
