@@ -35,6 +35,7 @@ mod nbd_pages;
 mod nbd_psk;
 mod nbd_random;
 mod nbd_server;
+mod nbd_service;
 mod nbd_tls;
 mod nbd_transport;
 mod nbd_wire;

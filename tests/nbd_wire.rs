@@ -14,6 +14,7 @@ fn offer() -> Offer {
         name: "disk".into(),
         geometry: Geometry::new(&claims).expect("a geometry"),
         tls: TlsMode::Off,
+        fast_zero: true,
     }
 }
 
@@ -200,12 +201,16 @@ fn replies_as_clients_expect_them() {
 
 #[test]
 fn flags_follow_the_geometry() {
-    let flags = |claims| {
-        export_flags(
-            &Geometry::new(&claims).expect("a geometry"),
-            Session::default(),
-        )
+    let flags_of = |claims, fast_zero| {
+        let geometry = Geometry::new(&claims).expect("a geometry");
+        let offer = Offer {
+            geometry,
+            fast_zero,
+            ..offer()
+        };
+        export_flags(&offer, Session::default())
     };
+    let flags = |claims| flags_of(claims, true);
     let plain = Claims {
         size_bytes: 512,
         ..Claims::default()
@@ -228,4 +233,9 @@ fn flags_follow_the_geometry() {
         ..TrimClaims::default()
     });
     assert_ne!(flags(Claims { trim, ..plain }) & 32, 0, "trim");
+    assert_eq!(
+        flags_of(plain, false),
+        flags(plain) & !(1 << 11),
+        "no zeros that must be fast"
+    );
 }

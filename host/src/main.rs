@@ -8,10 +8,12 @@ use wasmblk::cli::Cli;
 use wasmblk::commands;
 use wasmblk::error::Kind;
 use wasmblk::plane::init_log;
+use wasmblk::wake::Wake;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let error = match init_log(&cli.log).and_then(|()| commands::run(&cli)) {
+    let begun = init_log(&cli.log).and_then(|()| Wake::survive_file_limits());
+    let error = match begun.and_then(|()| commands::run(&cli)) {
         Ok(code) => return code,
         Err(error) => error,
     };

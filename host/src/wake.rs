@@ -3,12 +3,13 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::low_level::pipe::register;
 
 use crate::error::{Context, Error, Result};
@@ -46,6 +47,17 @@ impl Wake {
             register(signal, writer.try_clone().doing(failed)?).doing(failed)?;
         }
         Ok(Wake { reader, writer })
+    }
+
+    /// From here on a file that may grow no further is an error of who writes it (`EFBIG`), not the process's end by
+    /// SIGXFSZ. What this process starts is ended by it as usual.
+    ///
+    /// # Errors
+    ///
+    /// Where the system refuses that.
+    pub fn survive_file_limits() -> Result<()> {
+        let flag = signal_hook::flag::register(SIGXFSZ, Arc::default());
+        flag.doing(|| "cannot catch signals".into()).map(drop)
     }
 
     /// A value that wakes when it is dropped.

@@ -13,6 +13,7 @@ pub(crate) fn target(bytes: &[u8]) {
         name: "disk".into(),
         geometry: Geometry::new(&claims).expect("a geometry"),
         tls: TlsMode::Off,
+        fast_zero: true,
     };
     converse(&offer, bytes.to_vec());
     let mut options = vec![0, 0, 0, 3];

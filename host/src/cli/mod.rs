@@ -160,9 +160,9 @@ pub struct Nbd {
     /// Listen at this TCP port; 0 lets the system choose [default: 10809].
     #[arg(short, long)]
     pub port: Option<u16>,
-    /// Listen at this TCP address.
-    #[arg(short = 'i', long, default_value = "127.0.0.1", value_name = "ADDRESS")]
-    pub address: IpAddr,
+    /// Listen at this TCP address [default: 127.0.0.1].
+    #[arg(short = 'i', long, value_name = "ADDRESS", conflicts_with = "unix")]
+    pub address: Option<IpAddr>,
     /// Name of the export; clients may leave it out.
     #[arg(short, long, default_value = "", value_name = "NAME")]
     pub export: String,
@@ -170,7 +170,7 @@ pub struct Nbd {
     #[arg(short, long)]
     pub read_only: bool,
     /// Run a shell command with $uri and $unixsocket set, serve it until it ends, and end with its
-    /// exit code. Without -U or -p, at a unix socket of its own.
+    /// exit code. Without -U, -p or -i, at a unix socket of its own.
     #[arg(long, value_name = "COMMAND")]
     pub run: Option<String>,
     /// Write the process id into this file once it listens: clients that connect wait until the guest is open.

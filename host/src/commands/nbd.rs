@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs::{self, DirBuilder};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustix::process::Signal;
-use tracing::info;
+use tracing::{info, warn};
 use wasmtime::Engine;
 
 use super::captive::Captive;
@@ -33,6 +34,9 @@ use crate::wanted::Wanted;
 
 /// The registered port of the protocol.
 const PORT: u16 = 10809;
+
+/// Where to listen without `-i`: nobody else's machine gets in unasked.
+const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     // Before anything else is opened: where nobody gave us a socket, its number is free for others.
@@ -60,6 +64,7 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
         let _ = confine::for_clients(&removed_from, &compiled.granted.needed(), command);
     }
     let health = Arc::new(Health::default());
+    let memory_only = compiled.granted.is_memory_only();
     let mut opened = compiled.open(confined, health.clone())?;
     if nbd.read_only {
         opened.geometry = opened.geometry.without_writes();
@@ -76,10 +81,12 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     let stats = Stats::default();
     let slots = opened.place.slots.clone();
     let mut engine = serve::Engine::new(geometry, &mut *opened.target, slots.count(), &stats);
+    let zeroes = (geometry.trim).is_some_and(|trim| trim.max_write_zeroes_bytes > 0);
     let offer = Offer {
         name: nbd.export.clone(),
         geometry,
         tls: tls_mode,
+        fast_zero: zeroes && memory_only,
     };
     let service = Service {
         offer: &offer,
@@ -245,9 +252,9 @@ fn listen(nbd: &Nbd, private: Option<&Folder>, inherited: Option<OwnedFd>) -> Re
     let Some(socket) = inherited else {
         return Listener::open(&address(nbd, private));
     };
-    if nbd.unix.is_some() || nbd.port.is_some() || nbd.run.is_some() {
+    if nbd.unix.is_some() || nbd.port.is_some() || nbd.address.is_some() || nbd.run.is_some() {
         return Err(Error::usage(
-            "systemd has opened a socket for this process: leave out --unix, --port and --run",
+            "systemd has opened a socket for this process: leave out --unix, --port, --address and --run",
         ));
     }
     Listener::inherit(socket)
@@ -277,7 +284,7 @@ fn address(nbd: &Nbd, private: Option<&Folder>) -> Address {
         (None, Some(path)) => {
             Address::Unix(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
         }
-        (None, None) => Address::Tcp(nbd.address, nbd.port.unwrap_or(PORT)),
+        (None, None) => Address::Tcp(nbd.address.unwrap_or(HOST), nbd.port.unwrap_or(PORT)),
     }
 }
 
@@ -294,7 +301,9 @@ impl PidFile<'_> {
 
 impl Drop for PidFile<'_> {
     fn drop(&mut self) {
-        let _ = fs::remove_file(self.0);
+        if let Err(error) = fs::remove_file(self.0) {
+            warn!(%error, "{} stays", self.0.display());
+        }
     }
 }
 
@@ -305,7 +314,8 @@ impl Folder {
     /// Makes one where `-U -` or the default of `--run` asks for it.
     fn for_socket(nbd: &Nbd) -> Result<Option<Folder>> {
         let dash = nbd.unix.as_deref() == Some(Path::new("-"));
-        let for_run = nbd.run.is_some() && nbd.unix.is_none() && nbd.port.is_none();
+        let over_tcp = nbd.port.is_some() || nbd.address.is_some();
+        let for_run = nbd.run.is_some() && nbd.unix.is_none() && !over_tcp;
         if !dash && !for_run {
             return Ok(None);
         }

@@ -50,6 +50,17 @@ impl Granted {
         })
     }
 
+    /// Whether a guest has nothing but its memory, and waits for nobody.
+    #[must_use]
+    pub fn is_memory_only(&self) -> bool {
+        let Allowed {
+            directories,
+            remotes,
+            ..
+        } = &self.allowed;
+        self.stores.all().is_empty() && directories.is_empty() && remotes.is_empty()
+    }
+
     /// What the process that serves such a guest has to keep.
     #[must_use]
     pub fn needed(&self) -> Needed<'_> {

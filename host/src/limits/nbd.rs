@@ -72,5 +72,9 @@ pub const NBD_CONNECTIONS_MAX: usize = 64;
 /// How long an NBD client may haggle, or leave a reply unread. One that waits in peace may stay.
 pub const NBD_CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// For how long an NBD client over TCP says nothing before the system asks whether it is there; then it asks six times,
+/// and the connection ends where there is no answer for as long again.
+pub const NBD_KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+
 /// Requests of one NBD client that are answered before the others have their turn.
 pub const NBD_TURN_REQUESTS_MAX: u32 = 64;

@@ -14,6 +14,8 @@ pub(super) struct Channel {
     /// Read and written with the plain calls for files.
     socket: File,
     tls: Option<Box<dyn Encryption>>,
+    /// Encrypted bytes that the client has taken.
+    sent_bytes: u64,
 }
 
 impl Channel {
@@ -21,6 +23,7 @@ impl Channel {
         Channel {
             socket: socket.into(),
             tls: None,
+            sent_bytes: 0,
         }
     }
 
@@ -100,7 +103,7 @@ impl Channel {
                 break;
             }
         }
-        write_tls(&mut **tls, &mut self.socket)?;
+        self.flush()?;
         if written == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -109,10 +112,15 @@ impl Channel {
 
     /// Sends what is encrypted and has not been sent.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        match &mut self.tls {
-            Some(tls) => write_tls(&mut **tls, &mut self.socket),
-            None => Ok(()),
+        if let Some(tls) = &mut self.tls {
+            self.sent_bytes += write_tls(&mut **tls, &mut self.socket)?;
         }
+        Ok(())
+    }
+
+    /// How many encrypted bytes the client has taken.
+    pub(super) fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
     }
 
     /// Says that this is the end. Without that, a client that encrypts has to think that somebody in between
@@ -151,16 +159,18 @@ fn read_tls(tls: &mut dyn Encryption, socket: &mut File, bytes: &mut [u8]) -> io
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-fn write_tls(tls: &mut dyn Encryption, socket: &mut File) -> io::Result<()> {
+/// Gives how much the socket took.
+fn write_tls(tls: &mut dyn Encryption, socket: &mut File) -> io::Result<u64> {
+    let mut sent = 0;
     while tls.has_unsent() {
         match tls.write_tls(socket) {
-            Ok(_) => {}
+            Ok(bytes) => sent += bytes as u64,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(sent)
 }
 
 impl AsFd for Channel {

@@ -174,9 +174,10 @@ impl Connection {
 
     /// Sends as much as the client takes now.
     pub(super) fn send(&mut self, export: &mut Export<'_, '_>) -> io::Result<()> {
-        let before = self.outgoing.bytes();
+        let taken = |it: &Connection| (it.outgoing.bytes(), it.channel.sent_bytes());
+        let before = taken(self);
         self.outgoing.send(&mut self.channel, export.pool)?;
-        if self.outgoing.bytes() != before {
+        if taken(self) != before {
             self.touch();
         }
         if self.start_tls && self.outgoing.bytes() == 0 {

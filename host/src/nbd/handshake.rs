@@ -20,6 +20,9 @@ pub struct Offer {
     pub geometry: Geometry,
     /// Whether clients may, or must, encrypt.
     pub tls: TlsMode,
+    /// Zeros never take as long as if they were written: the guest has them in memory. What a file system or a disk
+    /// makes of them, nobody knows before.
+    pub fast_zero: bool,
 }
 
 /// Whether a connection is encrypted (`NBD_OPT_STARTTLS`).
@@ -144,7 +147,7 @@ impl Handshake {
                     return Step::Close;
                 }
                 output.extend_from_slice(&offer.geometry.size_bytes.to_be_bytes());
-                let flags = export_flags(&offer.geometry, self.session);
+                let flags = export_flags(offer, self.session);
                 output.extend_from_slice(&flags.to_be_bytes());
                 if !self.no_zeroes {
                     output.extend_from_slice(&[0; 124]);
@@ -240,7 +243,7 @@ impl Handshake {
         let mut export_info = [0; 12];
         export_info[..2].copy_from_slice(&info::EXPORT.to_be_bytes());
         export_info[2..10].copy_from_slice(&geometry.size_bytes.to_be_bytes());
-        export_info[10..].copy_from_slice(&export_flags(geometry, self.session).to_be_bytes());
+        export_info[10..].copy_from_slice(&export_flags(offer, self.session).to_be_bytes());
         answer.send(reply::INFO, &export_info);
         let preferred = geometry.physical_block_bytes.max(4096);
         let mut sizes = [0; 14];
@@ -330,7 +333,8 @@ fn is_ours(name: &[u8], offer: &Offer) -> bool {
 
 /// What the export can do. Several connections are one client to the one instance behind them.
 #[must_use]
-pub fn export_flags(geometry: &Geometry, session: Session) -> u16 {
+pub fn export_flags(offer: &Offer, session: Session) -> u16 {
+    let geometry = &offer.geometry;
     let mut flags =
         export::HAS_FLAGS | export::SEND_FLUSH | export::CAN_MULTI_CONN | export::SEND_CACHE;
     let discards = geometry.trim.is_some_and(|trim| trim.max_discard_bytes > 0);
@@ -340,7 +344,11 @@ pub fn export_flags(geometry: &Geometry, session: Session) -> u16 {
         (geometry.rotational, export::ROTATIONAL),
         (
             !geometry.read_only,
-            export::SEND_FUA | export::SEND_WRITE_ZEROES | export::SEND_FAST_ZERO,
+            export::SEND_FUA | export::SEND_WRITE_ZEROES,
+        ),
+        (
+            !geometry.read_only && offer.fast_zero,
+            export::SEND_FAST_ZERO,
         ),
         (!geometry.read_only && discards, export::SEND_TRIM),
     ] {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -9,11 +10,17 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use rustix::io::{Errno, ioctl_fionbio};
-use rustix::net::sockopt::{set_tcp_nodelay, socket_acceptconn, socket_domain};
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay,
+    socket_acceptconn, socket_domain,
+};
 use rustix::net::{AddressFamily, SocketFlags, accept_with};
+
+use tracing::warn;
 
 use super::tls::Tls;
 use crate::error::{Context, Error, Result};
+use crate::limits;
 
 /// Where to listen.
 #[derive(Clone, Debug)]
@@ -44,10 +51,12 @@ impl Listener {
             Address::Unix(path) => {
                 let listener = UnixListener::bind(path).map_err(|why| {
                     let shown = path.display();
-                    Error::failed(format!(
-                        "cannot listen at {shown}; remove it, or choose another -U"
-                    ))
-                    .because(why)
+                    let remedy = match why.kind() {
+                        ErrorKind::AddrInUse => "; remove it, or choose another -U",
+                        ErrorKind::NotFound => "; make its folder first",
+                        _ => "",
+                    };
+                    Error::failed(format!("cannot listen at {shown}{remedy}")).because(why)
                 })?;
                 listener
                     .set_nonblocking(true)
@@ -57,8 +66,15 @@ impl Listener {
             Address::Tcp(ip, port) => {
                 let wanted = SocketAddr::new(*ip, *port);
                 let listener = TcpListener::bind(wanted).map_err(|why| {
-                    Error::failed(format!("cannot listen at {wanted}; choose another --port"))
-                        .because(why)
+                    let remedy = match why.kind() {
+                        ErrorKind::AddrInUse => "; choose another --port",
+                        ErrorKind::AddrNotAvailable => {
+                            "; choose an address of this machine with -i"
+                        }
+                        ErrorKind::PermissionDenied => "; choose a --port above 1023",
+                        _ => "",
+                    };
+                    Error::failed(format!("cannot listen at {wanted}{remedy}")).because(why)
                 })?;
                 listener
                     .set_nonblocking(true)
@@ -147,6 +163,11 @@ impl Listener {
         if matches!(self.address, Address::Tcp(..)) {
             // Replies are written whole: waiting for more of them would only cost time.
             let _ = set_tcp_nodelay(&client, true);
+            // One that is gone without a word is not to keep its place.
+            let _ = set_tcp_keepidle(&client, limits::NBD_KEEPALIVE_TIME);
+            let _ = set_tcp_keepintvl(&client, limits::NBD_KEEPALIVE_TIME / 6);
+            let _ = set_tcp_keepcnt(&client, 6);
+            let _ = set_socket_keepalive(&client, true);
         }
         Ok(Some(client))
     }
@@ -176,7 +197,10 @@ impl Drop for Listener {
         if let Address::Unix(path) = &self.address
             && !self.inherited
         {
-            let _ = fs::remove_file(path);
+            // Nobody may use the same path again.
+            if let Err(error) = fs::remove_file(path) {
+                warn!(%error, "{} stays: remove it before the next start", path.display());
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::decode::Header;
 use super::encode::{Framing, To};
-use super::handshake::Session;
+use super::handshake::{Offer, Session};
 use super::refusal::Refusal;
 use super::wire::command;
 use crate::block::{Errno, Geometry, Op, Request};
@@ -47,15 +47,16 @@ impl Operation {
     pub(super) fn new(
         header: Header,
         session: Session,
-        geometry: &Geometry,
+        offer: &Offer,
     ) -> Result<Operation, Refusal> {
+        let geometry = &offer.geometry;
         let (op, kind) = match header.command {
             command::READ => (Op::Read, read_kind(&header, session, geometry)?),
             command::WRITE => (Op::Write, Kind::Write),
             command::FLUSH => (Op::Flush, Kind::Flush),
             command::TRIM => (Op::Discard, Kind::Trim),
             command::CACHE => (Op::Read, Kind::Cache),
-            command::WRITE_ZEROES => (Op::WriteZeroes, zeroes_kind(&header, geometry)?),
+            command::WRITE_ZEROES => (Op::WriteZeroes, zeroes_kind(&header, offer)?),
             _ => return Err(Refusal::Command),
         };
         if kind != Kind::Flush {
@@ -182,17 +183,17 @@ fn read_kind(header: &Header, session: Session, geometry: &Geometry) -> Result<K
     Ok(Kind::Read)
 }
 
-fn zeroes_kind(header: &Header, geometry: &Geometry) -> Result<Kind, Refusal> {
-    if geometry
-        .trim
-        .is_some_and(|trim| trim.max_write_zeroes_bytes > 0)
-    {
-        return Ok(Kind::WriteZeroes);
-    }
-    if header.has(command::FLAG_FAST_ZERO) {
+fn zeroes_kind(header: &Header, offer: &Offer) -> Result<Kind, Refusal> {
+    if header.has(command::FLAG_FAST_ZERO) && !offer.fast_zero {
         return Err(Refusal::Slow);
     }
-    Ok(Kind::WriteOfZeros)
+    let trim = offer.geometry.trim;
+    let zeroes = trim.is_some_and(|trim| trim.max_write_zeroes_bytes > 0);
+    Ok(if zeroes {
+        Kind::WriteZeroes
+    } else {
+        Kind::WriteOfZeros
+    })
 }
 
 /// Whether the client set only flags that this command has, and that were agreed on.

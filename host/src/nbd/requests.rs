@@ -132,7 +132,7 @@ impl Connection {
                 .head(|output| encode::allocated(output, to, length));
             return Ok(());
         }
-        let operation = Operation::new(header, session, geometry)?;
+        let operation = Operation::new(header, session, export.offer)?;
         let place = self.operations.iter().position(Option::is_none);
         let place = place.unwrap_or_else(|| {
             self.operations.push(None);

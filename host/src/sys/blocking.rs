@@ -30,7 +30,7 @@ pub struct Blocking {
     /// Ends that nobody was told of.
     ended: Vec<(u32, Ended)>,
     jobs: Option<Sender<(u32, Transfer)>>,
-    /// Jobs whose results are still to come.
+    /// Jobs whose results are not taken.
     waited_for: usize,
     results: Receiver<(u32, Ended)>,
     /// Can be read when there are results.
@@ -115,9 +115,11 @@ impl Blocking {
             ended(token, result);
             count += 1;
         }
-        let mut number = [0; 8];
-        if self.waited_for > 0 && read(&*self.ready, &mut number).is_ok() {
-            for (token, result) in self.results.try_iter() {
+        let mut told = 0_u64;
+        if self.waited_for > 0 && read(&*self.ready, told.as_mut_bytes()).is_ok() {
+            // No more than that: what comes now is told of later, and somebody must look then.
+            let told = usize::try_from(told).unwrap_or(usize::MAX);
+            for (token, result) in self.results.try_iter().take(told) {
                 ended(token, result);
                 count += 1;
                 self.waited_for -= 1;
