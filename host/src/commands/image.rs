@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use super::human_size;
 use crate::cli::{Export, Import};
 use crate::error::{Error, Result};
-use crate::image::{End, Part, Role, Word, cannot_open, check_fits, copy};
+use crate::image::{End, Part, Role, Word, cannot_open, copy};
 use crate::plane::{self, RunDir};
 
 pub(super) fn import(import: &Import, run_dir: impl Fn() -> Result<RunDir>) -> Result<()> {
     let mut device = device(&import.device, Role::Target, run_dir)?;
     let mut image = End::open(&Word::parse(&import.image)?, Role::Source)?;
-    check_fits(&image, &device)?;
     show_copy(&mut image, &mut device, import.progress)
 }
 
@@ -34,8 +33,7 @@ pub(super) fn export(export: &Export, run_dir: impl Fn() -> Result<RunDir>) -> R
             "the standard output is a terminal; send it elsewhere",
         ));
     }
-    let mut image = End::open(&word, Role::Target)?;
-    check_fits(&device, &image)?;
+    let mut image = End::open(&word, Role::Target)?.growing();
     show_copy(&mut device, &mut image, export.progress)
 }
 
