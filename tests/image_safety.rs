@@ -234,7 +234,7 @@ fn a_part_that_has_a_name() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_read() {
+fn a_user_without_rights() {
     in_bed(&Machine::default(), || {
         let user = User::new(1000);
         let folder = user.home().join("folder");
@@ -244,6 +244,18 @@ fn a_folder_that_cannot_be_read() {
         let reply = user.call(&["export", "/tmp/device", "folder/image"]);
         expect(&reply, 0, &[]);
         same("/tmp/device", &folder.join("image").display().to_string());
+
+        // A group that he is not in: his own may do no more than everybody.
+        let shared = user.home().join("shared").display().to_string();
+        fs::write(&shared, "of a group").expect("a file");
+        chown(&shared, Some(1000), Some(1001)).expect("an owner");
+        fs::set_permissions(&shared, Permissions::from_mode(0o664)).expect("a mode");
+        expect(
+            &user.call(&["export", "--force", "/tmp/device", "shared"]),
+            0,
+            &[],
+        );
+        assert_eq!(mode(&shared), 0o644);
     });
 }
 
