@@ -39,7 +39,7 @@ pub(crate) fn content(from: usize, bytes: usize) -> Vec<u8> {
 }
 
 /// A command line of a shell with wasmblk in it, which must end well.
-fn shell(line: &str) {
+pub(crate) fn shell(line: &str) {
     let line = format!(
         "set -eu; wasmblk() {{ {} \"$@\"; }}; {line}",
         paths::wasmblk().display()
@@ -48,7 +48,7 @@ fn shell(line: &str) {
         .unwrap_or_else(|why| panic!("{why:#}"));
 }
 
-fn same(one: &str, other: &str) {
+pub(crate) fn same(one: &str, other: &str) {
     let read = |path: &str| fs::read(path).expect("a file");
     assert!(
         read(one) == read(other),
@@ -215,7 +215,7 @@ fn what_does_not_fit_is_refused_at_the_door() {
     assert!(stderr.contains("fd:5 is not open for writing"), "{stderr}");
 }
 
-fn number(disk: &Disk, counter: &str) -> u64 {
+pub(crate) fn number(disk: &Disk, counter: &str) -> u64 {
     let text = disk.info(&format!("/stats/{counter}"));
     text.parse().expect("a number")
 }

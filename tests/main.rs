@@ -20,6 +20,7 @@ mod fuzz;
 mod geometry;
 mod guest;
 mod image;
+mod image_safety;
 mod inspect;
 mod lies;
 mod lifecycle;

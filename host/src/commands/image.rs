@@ -1,7 +1,7 @@
 //! `wasmblk import` and `wasmblk export`.
 
 use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use super::human_size;
 use crate::cli::{Export, Import};
 use crate::error::{Error, Result};
-use crate::image::{End, Part, Role, Word, cannot_open, check_fits, copy};
+use crate::image::{End, Part, Role, Word, cannot_open, copy};
 use crate::plane::{self, RunDir};
 
 pub(super) fn import(import: &Import, run_dir: impl Fn() -> Result<RunDir>) -> Result<()> {
     let mut device = device(&import.device, Role::Target, run_dir)?;
     let mut image = End::open(&Word::parse(&import.image)?, Role::Source)?;
-    check_fits(&image, &device)?;
     show_copy(&mut image, &mut device, import.progress)
 }
 
@@ -25,7 +24,7 @@ pub(super) fn export(export: &Export, run_dir: impl Fn() -> Result<RunDir>) -> R
     if let (Word::Path(path), Some(bytes)) = (&word, device.size_bytes)
         && is_to_be_made(path, export.force)?
     {
-        let (part, mut image) = Part::begin(path, bytes)?;
+        let (part, mut image) = Part::begin(path, bytes, export.force)?;
         show_copy(&mut device, &mut image, export.progress)?;
         return part.end();
     }
@@ -34,8 +33,7 @@ pub(super) fn export(export: &Export, run_dir: impl Fn() -> Result<RunDir>) -> R
             "the standard output is a terminal; send it elsewhere",
         ));
     }
-    let mut image = End::open(&word, Role::Target)?;
-    check_fits(&device, &image)?;
+    let mut image = End::open(&word, Role::Target)?.growing();
     show_copy(&mut device, &mut image, export.progress)
 }
 
@@ -63,7 +61,8 @@ fn device(path: &Path, role: Role, run_dir: impl Fn() -> Result<RunDir>) -> Resu
 fn is_to_be_made(path: &Path, force: bool) -> Result<bool> {
     let shown = path.display();
     match fs::metadata(path) {
-        Err(_) => Ok(true),
+        Err(why) if why.kind() == ErrorKind::NotFound => Ok(true),
+        Err(why) => Err(Error::failed(format!("cannot make {shown}")).because(why)),
         Ok(about) if about.file_type().is_block_device() => Ok(false),
         Ok(about) if about.is_file() && force => Ok(true),
         Ok(about) if about.is_file() => Err(Error::failed(format!(

@@ -18,37 +18,35 @@ struct OnPages([u8; GRAIN_BYTES]);
 const ZERO_BYTES_MAX: u64 = 256 << 20;
 
 /// Whether a source fits a target, in size as far as that is known, and by the target's blocks: asked before the first
-/// byte is written.
-///
-/// # Errors
-///
-/// Says what does not fit, and what to do about it.
-pub fn check_fits(source: &End, target: &End) -> Result<()> {
+/// byte is written, when both are kept for this copy.
+fn begin(source: &mut End, target: &mut End) -> Result<()> {
     let (from, to) = (&source.shown, &target.shown);
     let same = source.is_same(target);
     if same.doing(|| format!("cannot compare {from} and {to}"))? {
         return Err(Error::usage(format!("{from} and {to} are the same")));
     }
+    source.claim()?;
+    target.claim()?;
     let Some(bytes) = source.size_bytes else {
         return Ok(());
     };
+    let (from, to) = (&source.shown, &target.shown);
     if let Some(room) = target.size_bytes.filter(|room| bytes > *room) {
         return Err(Error::failed(format!(
             "{from} has {bytes} bytes, {to} only {room}; nothing was written"
         )));
     }
-    whole_blocks(from, bytes, target, "nothing was written")
+    if !bytes.is_multiple_of(target.block_bytes.into()) {
+        return Err(not_whole(from, bytes, target, "nothing was written"));
+    }
+    target.make_room(bytes)
 }
 
-fn whole_blocks(from: &str, bytes: u64, target: &End, written: &str) -> Result<()> {
-    let block = target.block_bytes;
-    if bytes.is_multiple_of(block.into()) {
-        return Ok(());
-    }
-    let to = &target.shown;
-    Err(Error::failed(format!(
+fn not_whole(from: &str, bytes: u64, target: &End, written: &str) -> Error {
+    let (to, block) = (&target.shown, target.block_bytes);
+    Error::failed(format!(
         "{from} has {bytes} bytes, and {to} has blocks of {block}; {written}; 'truncate -s %{block}' fills up a file"
-    )))
+    ))
 }
 
 /// Copies all of `source` to the begin of `target`, and makes it durable. What lies behind stays as it is. `progress`
@@ -56,10 +54,12 @@ fn whole_blocks(from: &str, bytes: u64, target: &End, written: &str) -> Result<(
 ///
 /// # Errors
 ///
-/// Which end failed, where and why. What came before is written.
+/// What does not fit, or is in use, before anything is written. Which end failed, where and why; what came before is
+/// written.
 pub fn copy(source: &mut End, target: &mut End, progress: &mut dyn FnMut(u64)) -> Result<u64> {
     let buffer = AlignedBytes::new(limits::IMAGE_BUFFER_BYTES);
     let mut buffer = buffer.doing(|| "no memory for a buffer".into())?;
+    begin(source, target)?;
     let mut at = 0;
     loop {
         progress(at);
@@ -74,10 +74,12 @@ pub fn copy(source: &mut End, target: &mut End, progress: &mut dyn FnMut(u64)) -
         if bytes == 0 {
             break;
         }
-        let data = &data[..bytes];
+        let fits = fitting(target, at, bytes);
+        write(target, at, &data[..fits])?;
+        if fits < bytes {
+            return Err(does_not_fit(source, target, at + bytes as u64));
+        }
         at += bytes as u64;
-        check_end(source, target, at, bytes < limits::IMAGE_BUFFER_BYTES)?;
-        write(target, at - bytes as u64, data)?;
     }
     target.finish()?;
     progress(at);
@@ -93,7 +95,7 @@ fn read(source: &mut End, at: u64, data: &mut [u8]) -> Result<usize> {
     let bytes = source.fill(at, &mut data[..wanted])?;
     match source.size_bytes {
         Some(size) if bytes < wanted => Err(Error::failed(format!(
-            "{} ended at byte {} of {size}; what came before is written",
+            "{} ended at byte {} of {size}; what came before byte {at} is written",
             source.shown,
             at + bytes as u64
         ))),
@@ -101,21 +103,24 @@ fn read(source: &mut End, at: u64, data: &mut [u8]) -> Result<usize> {
     }
 }
 
-/// The same as [`check_fits`] for a source whose size shows at its end.
-fn check_end(source: &End, target: &End, at: u64, is_end: bool) -> Result<()> {
-    if source.size_bytes.is_some() {
-        return Ok(());
+/// How many of the bytes that come next a target has room for, in whole blocks: all, but at the end of a source whose
+/// size shows only there.
+fn fitting(target: &End, at: u64, bytes: usize) -> usize {
+    let end = at + bytes as u64;
+    let end = target.size_bytes.map_or(end, |room| end.min(room));
+    let whole = end - end % u64::from(target.block_bytes);
+    usize::try_from(whole.saturating_sub(at)).unwrap_or(bytes)
+}
+
+/// What is wrong with a source of which that many bytes came.
+fn does_not_fit(source: &End, target: &End, bytes: u64) -> Error {
+    let (from, to) = (&source.shown, &target.shown);
+    if let Some(room) = target.size_bytes.filter(|room| bytes > *room) {
+        return Error::failed(format!(
+            "{from} has more than the {room} bytes of {to}; what came before is written"
+        ));
     }
-    if let Some(room) = target.size_bytes.filter(|room| at > *room) {
-        return Err(Error::failed(format!(
-            "{} has more than the {room} bytes of {}; what came before is written",
-            source.shown, target.shown
-        )));
-    }
-    if is_end {
-        whole_blocks(&source.shown, at, target, "the last block was not written")?;
-    }
-    Ok(())
+    not_whole(from, bytes, target, "the last block was not written")
 }
 
 /// Writes data, but for the zeros in it.

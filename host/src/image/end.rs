@@ -2,50 +2,18 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fcntl_getfl, fcntl_setfl, seek};
 use rustix::io::Errno;
 
+use super::claim::{claim, lock, lock_again};
 use super::copy::GRAIN_BYTES;
-use crate::error::{Error, Result};
+use super::word::Word;
+use crate::error::{Context, Error, Result};
 use crate::sys::copy_of_fd;
-
-/// What the command line calls an end.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Word<'a> {
-    /// `-`: standard input or output.
-    Standard,
-    /// `fd:N`: a file that whoever started this process left open.
-    Inherited(i32),
-    /// Everything else.
-    Path(&'a Path),
-}
-
-impl Word<'_> {
-    /// Reads one.
-    ///
-    /// # Errors
-    ///
-    /// Where `fd:` has no number behind it.
-    pub fn parse(word: &Path) -> Result<Word<'_>> {
-        if word.as_os_str() == "-" {
-            return Ok(Word::Standard);
-        }
-        match word.to_str().and_then(|text| text.strip_prefix("fd:")) {
-            None => Ok(Word::Path(word)),
-            Some(number) => match number.parse() {
-                Ok(number @ 0..) => Ok(Word::Inherited(number)),
-                _ => Err(Error::usage(format!(
-                    "{}: expected fd:N with the number of an open file; './' before it makes it a path",
-                    word.display()
-                ))),
-            },
-        }
-    }
-}
 
 /// What is to be done with an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,12 +45,15 @@ pub struct End {
     pub block_bytes: u32,
     file: File,
     kind: Kind,
+    role: Role,
+    /// Whoever started this process has it open too, as the same.
+    inherited: bool,
     /// Whether zeros can be asked for without sending them. Assumed until it fails.
     can_zero: bool,
     /// Flags of a file that is also somebody else's, to be put back.
     flags_before: Option<OFlags>,
-    /// Keeps others from mounting a disk that was open already.
-    _claim: Option<File>,
+    /// Keeps others off what was open already.
+    claim: Option<File>,
 }
 
 impl End {
@@ -117,9 +88,7 @@ impl End {
             }
         };
         let mut end = End::new(file, &shown, in_place, role)?;
-        if matches!(word, Word::Inherited(_)) && end.kind == Kind::Disk && role == Role::Target {
-            end._claim = claim(&end.file).map_err(|why| cannot_open(&shown, why))?;
-        }
+        end.inherited = !matches!(word, Word::Path(_));
         Ok(end)
     }
 
@@ -141,11 +110,13 @@ impl End {
             size_bytes: None,
             block_bytes: 1,
             file,
+            role,
+            inherited: false,
             can_zero: true,
             flags_before: None,
-            _claim: None,
+            claim: None,
         };
-        end.check_access(role)?;
+        end.check_access(in_place)?;
         end.measure(kind).map_err(failed)?;
         if in_place && kind == Kind::Stream {
             let message = format!("{shown} is neither a file nor a block device; '-' is for pipes");
@@ -163,27 +134,38 @@ impl End {
             block_bytes: 1,
             file,
             kind: Kind::NewFile,
+            role: Role::Target,
+            inherited: false,
             can_zero: true,
             flags_before: None,
-            _claim: None,
+            claim: None,
         })
     }
 
     /// An inherited file may be open for something else.
-    fn check_access(&self, role: Role) -> Result<()> {
-        let flags = fcntl_getfl(&self.file).map_err(|why| cannot_open(&self.shown, why.into()))?;
+    fn check_access(&self, in_place: bool) -> Result<()> {
+        let (shown, role) = (&self.shown, self.role);
+        let flags = fcntl_getfl(&self.file).map_err(|why| cannot_open(shown, why.into()))?;
         let fits = match (flags & OFlags::ACCMODE, role) {
             _ if flags.contains(OFlags::PATH) => false,
             (OFlags::RDWR, _) => true,
             (OFlags::WRONLY, role) => role == Role::Target,
             (_, role) => role == Role::Source,
         };
-        let (shown, way) = match role {
-            Role::Source => (&self.shown, "reading"),
-            Role::Target => (&self.shown, "writing"),
+        let way = match role {
+            Role::Source => "reading",
+            Role::Target => "writing",
         };
-        fits.then_some(())
-            .ok_or_else(|| Error::failed(format!("{shown} is not open for {way}")))
+        if !fits {
+            return Err(Error::failed(format!("{shown} is not open for {way}")));
+        }
+        // Every write would go to the end, wherever it belongs.
+        if in_place && role == Role::Target && flags.contains(OFlags::APPEND) {
+            return Err(Error::failed(format!(
+                "{shown} is open for appending; a shell opens it right with '<>', not '>>'"
+            )));
+        }
+        Ok(())
     }
 
     fn measure(&mut self, kind: Kind) -> io::Result<()> {
@@ -191,7 +173,7 @@ impl End {
             self.block_bytes = rustix::fs::ioctl_blksszget(&self.file)?;
         }
         match (self.kind, kind) {
-            (Kind::Stream, Kind::File) => {
+            (Kind::Stream, Kind::File) if self.role == Role::Source => {
                 let place = seek(&self.file, SeekFrom::Current(0))?;
                 self.size_bytes = Some(self.file.metadata()?.len().saturating_sub(place));
             }
@@ -207,6 +189,43 @@ impl End {
                 }
             }
             (Kind::Stream, _) => {}
+        }
+        Ok(())
+    }
+
+    /// A file becomes as long as what it gets; a disk cannot.
+    #[must_use]
+    pub fn growing(mut self) -> End {
+        if self.kind == Kind::File {
+            self.size_bytes = None;
+        }
+        self
+    }
+
+    /// Makes it long enough for what it gets, where it may grow.
+    pub(super) fn make_room(&self, bytes: u64) -> Result<()> {
+        if self.kind != Kind::File || self.size_bytes.is_some() {
+            return Ok(());
+        }
+        let shown = &self.shown;
+        let size = self.file.metadata().map(|about| about.len());
+        size.and_then(|size| self.file.set_len(size.max(bytes)))
+            .doing(|| format!("cannot make {shown} longer"))
+    }
+
+    /// Keeps others off while it is copied: devices whose store a file is, and who would mount a disk.
+    pub(super) fn claim(&mut self) -> Result<()> {
+        let (shown, role) = (&self.shown, self.role);
+        let failed = |why: io::Error| cannot_open(shown, why);
+        match kind_of(&self.file).map_err(failed)? {
+            Kind::File if self.inherited => {
+                self.claim = lock_again(&self.file, shown, role)?;
+            }
+            Kind::File if self.kind == Kind::File => lock(&self.file, shown, role)?,
+            Kind::Disk if self.inherited && role == Role::Target => {
+                self.claim = claim(&self.file).map_err(failed)?;
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -292,13 +311,12 @@ impl End {
     ///
     /// The system's.
     pub fn finish(&self) -> Result<()> {
-        if self.kind == Kind::Stream {
-            return Ok(());
-        }
-        let shown = &self.shown;
-        self.file
-            .sync_all()
-            .map_err(|why| Error::failed(format!("cannot flush {shown}")).because(why))
+        // A stream may be a file all the same.
+        let flushed = kind_of(&self.file).and_then(|kind| match kind {
+            Kind::Stream => Ok(()),
+            _ => self.file.sync_all(),
+        });
+        flushed.doing(|| format!("cannot flush {}", self.shown))
     }
 
     fn stuck(&self, what: &str, at: u64, why: io::Error) -> Error {
@@ -332,20 +350,6 @@ fn open_path(path: &Path, role: Role) -> io::Result<File> {
         .write(role == Role::Target)
         .custom_flags(flags)
         .open(path)
-}
-
-/// Claims a disk that somebody else has opened. Where this process may not open it again, nothing tells whether it is
-/// in use.
-fn claim(disk: &File) -> io::Result<Option<File>> {
-    let again = format!("/proc/self/fd/{}", disk.as_raw_fd());
-    let claimed = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_EXCL)
-        .open(again);
-    match claimed {
-        Err(why) if why.kind() == ErrorKind::ResourceBusy => Err(why),
-        claimed => Ok(claimed.ok()),
-    }
 }
 
 fn kind_of(file: &File) -> io::Result<Kind> {

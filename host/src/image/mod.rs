@@ -1,9 +1,12 @@
 //! Images of disks: a copy between a file and a device, whoever serves it.
 
+mod claim;
 mod copy;
 mod end;
 mod part;
+mod word;
 
-pub use copy::{check_fits, copy};
-pub use end::{End, Role, Word, cannot_open};
+pub use copy::copy;
+pub use end::{End, Role, cannot_open};
 pub use part::Part;
+pub use word::Word;

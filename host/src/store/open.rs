@@ -4,8 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fcntl_getfl, major, minor, seek};
 
@@ -13,11 +11,7 @@ use super::grant::Grant;
 use super::shape::Shape;
 use crate::block::{Ended, Errno};
 use crate::error::{Error, Result};
-use crate::limits;
 use crate::sys::{AlignedBytes, lock_file};
-
-/// How often a lock is tried.
-const LOCK_STEP: Duration = Duration::from_millis(5);
 
 /// Unit of `O_DIRECT` where the system does not tell.
 const DIRECT_BLOCK_BYTES: u32 = 4096;
@@ -319,23 +313,15 @@ pub fn zeroing(may_discard: bool) -> FallocateFlags {
 
 /// Nobody else may use a store, unless all only read it.
 fn lock(file: &File, grant: &Grant) -> Result<()> {
-    // Whoever had it may be ending just now.
-    let begin = Instant::now();
-    let why = loop {
-        match lock_file(file, !grant.read_only) {
-            Ok(()) => return Ok(()),
-            Err(why) if begin.elapsed() > limits::STORE_LOCK_TIME => break why,
-            Err(_) => thread::sleep(LOCK_STEP),
-        }
-    };
     let Grant { name, path, .. } = grant;
     let shown = path.display();
-    Err(match why.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => Error::failed(format!(
+    match lock_file(file, !grant.read_only) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::failed(format!(
             "--store {name}={shown} is in use: stop the device that has it, or grant it to both (or twice) with ':ro'"
-        )),
-        _ => Error::failed(format!("cannot lock --store {name}={shown}")).because(why),
-    })
+        ))),
+        Err(why) => Err(Error::failed(format!("cannot lock --store {name}={shown}")).because(why)),
+    }
 }
 
 /// Size and block of a file or block device, in bytes.
