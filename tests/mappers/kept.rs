@@ -87,6 +87,34 @@ fn volumes_share_a_pool() {
 }
 
 #[test]
+fn a_volume_that_grows_shows_nothing_of_another() {
+    const CHUNK: u64 = 64 << 10;
+    for how in ["", ":direct"] {
+        for behind in [512, 4096, 5 * 512, CHUNK - 512] {
+            let pool = Backing::new("pool", 1 << 20);
+            let grants = [pool.grant("pool", "")];
+            let two: &[(&str, &str)] = &[("volume", "2"), ("size", "512K")];
+            let mut disk = open("thin", two, &grants);
+            disk.write(0, &[0xaa; 512 << 10], true).expect("write");
+            disk.flush().expect("flush");
+            drop(disk);
+            let size = (CHUNK + behind).to_string();
+            let one: &[(&str, &str)] = &[("volume", "1"), ("delete", "2"), ("size", &size)];
+            let mut disk = open("thin", one, &grants);
+            disk.write(CHUNK, &[0x11; 512], true).expect("write");
+            disk.flush().expect("flush");
+            drop(disk);
+            let grown: &[(&str, &str)] = &[("volume", "1"), ("size", "128K"), ("block", "4K")];
+            let mut disk = open("thin", grown, &[pool.grant("pool", how)]);
+            let mut back = [0xff; CHUNK as usize];
+            disk.read(CHUNK, &mut back).expect("read");
+            assert_eq!(back[..512], [0x11; 512], "what it has itself");
+            assert!(back[512..].iter().all(|byte| *byte == 0), "{how} {behind}");
+        }
+    }
+}
+
+#[test]
 fn cow_and_thin_refuse_with_the_remedy() {
     let (base, overlay) = (
         Backing::new("base", 64 << 10),

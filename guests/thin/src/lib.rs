@@ -64,12 +64,17 @@ impl Mapper for Thin {
             Some(deleted) => pool.delete(deleted),
             None => {}
         }
-        let (birth, size_bytes) = pool.volume(volume, size)?;
-        pool.save()?;
-        let map = Volume::open(&pool, birth, size_bytes)?;
-        let sizes = (pool.chunk_bytes, size_bytes);
+        let served = pool.volume(volume, size)?;
+        let map = Volume::open(&pool, served)?;
+        if served.size_bytes > served.before_bytes {
+            let cleared = map.clear_behind(store, served.before_bytes);
+            cleared.map_err(pool::failed)?;
+        }
+        let sizes = (pool.chunk_bytes, served.size_bytes);
         let chunks = Chunks::new(map, store, None, sizes);
         let info = chunks.info(block);
+        // Behind all that may refuse.
+        pool.save()?;
         Ok((Thin(chunks), info))
     }
 
