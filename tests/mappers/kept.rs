@@ -106,12 +106,46 @@ fn a_volume_that_grows_shows_nothing_of_another() {
             drop(disk);
             let grown: &[(&str, &str)] = &[("volume", "1"), ("size", "128K"), ("block", "4K")];
             let mut disk = open("thin", grown, &[pool.grant("pool", how)]);
-            let mut back = [0xff; CHUNK as usize];
+            let mut back = [0xff; 64 << 10];
             disk.read(CHUNK, &mut back).expect("read");
             assert_eq!(back[..512], [0x11; 512], "what it has itself");
             assert!(back[512..].iter().all(|byte| *byte == 0), "{how} {behind}");
         }
     }
+}
+
+#[test]
+fn what_is_refused_leaves_no_trace() {
+    let pool = Backing::new("pool", 1 << 20);
+    let grants = [pool.grant("pool", "")];
+    drop(open("thin", &[("volume", "1"), ("size", "66048")], &grants));
+    drop(open("thin", &[("volume", "2"), ("size", "64K")], &grants));
+    let before = pool.content();
+    let wrong: &[(&[(&str, &str)], &str)] = &[
+        (&[("volume", "1"), ("size", "100T")], "no memory for a map"),
+        (
+            &[("volume", "1"), ("delete", "2"), ("size", "100T")],
+            "no memory for a map",
+        ),
+        (
+            &[("volume", "3"), ("delete", "2"), ("size", "100T")],
+            "no memory for a map",
+        ),
+        (
+            &[("volume", "1"), ("delete", "2"), ("block", "4K")],
+            "are no multiple of the block of 4096",
+        ),
+    ];
+    refusals("thin", &grants, wrong);
+    assert!(before == pool.content());
+    let (base, overlay) = (
+        Backing::new("base", 64 << 30),
+        Backing::new("overlay", 256 << 20),
+    );
+    let grants = [base.grant("base", ":ro"), overlay.grant("overlay", "")];
+    let wrong: &[(&[(&str, &str)], &str)] = &[(&[("chunk", "4K")], "or a larger chunk")];
+    refusals("cow", &grants, wrong);
+    drop(open("cow", &[("chunk", "64K")], &grants));
 }
 
 #[test]

@@ -66,12 +66,12 @@ impl Shape {
     }
 }
 
-/// Finds out what the overlay is, or makes it one.
+/// Finds out what the overlay is. Where it is to become one, with the record that is to be made.
 fn shape(
     (base, overlay): (Store, Store),
     options: Options<'_>,
     block: u32,
-) -> Result<Shape, OpenError> {
+) -> Result<(Shape, Option<Twin>), OpenError> {
     // What is left of a last block is not used.
     let wanted = Shape {
         base_bytes: base.size_bytes / u64::from(block) * u64::from(block),
@@ -85,9 +85,7 @@ fn shape(
     };
     let (twin, body) = Twin::open(&KIND, &area)?;
     let Some(body) = body else {
-        let made = twin.make_now(1, &wanted.to_body());
-        let failed = |errno| OpenError::Other(format!("the overlay cannot be written: {errno:?}"));
-        return made.map(|()| wanted).map_err(failed);
+        return Ok((wanted, Some(twin)));
     };
     let found = Shape::from_body(&body);
     let (was, is) = (found.base_bytes, wanted.base_bytes);
@@ -104,7 +102,7 @@ fn shape(
             "chunk: the overlay was made with chunk={chunk}; leave it out"
         )));
     }
-    Ok(found)
+    Ok((found, None))
 }
 
 impl Mapper for Cow {
@@ -116,11 +114,18 @@ impl Mapper for Cow {
             let text = "the store 'overlay' is read-only: grant it without ':ro'";
             return Err(OpenError::BadOption(text.into()));
         }
-        let shape = shape((base, overlay), options, block)?;
+        let (shape, to_make) = shape((base, overlay), options, block)?;
         let map = Overlay::open(overlay, shape)?;
         let sizes = (shape.chunk_bytes, shape.base_bytes);
         let chunks = Chunks::new(map, overlay, Some(base), sizes);
         let info = chunks.info(block);
+        // Behind all that may refuse.
+        if let Some(twin) = to_make {
+            let made = twin.make_now(1, &shape.to_body());
+            made.map_err(|errno| {
+                OpenError::Other(format!("the overlay cannot be written: {errno:?}"))
+            })?;
+        }
         Ok((Cow(chunks), info))
     }
 

@@ -65,12 +65,18 @@ impl Mapper for Thin {
             None => {}
         }
         let served = pool.volume(volume, size)?;
+        let size_bytes = served.size_bytes;
+        if !size_bytes.is_multiple_of(block.into()) {
+            return Err(OpenError::BadOption(format!(
+                "volume={volume}: its {size_bytes} bytes are no multiple of the block of {block}; give a smaller block"
+            )));
+        }
         let map = Volume::open(&pool, served)?;
-        if served.size_bytes > served.before_bytes {
+        if size_bytes > served.before_bytes {
             let cleared = map.clear_behind(store, served.before_bytes);
             cleared.map_err(pool::failed)?;
         }
-        let sizes = (pool.chunk_bytes, served.size_bytes);
+        let sizes = (pool.chunk_bytes, size_bytes);
         let chunks = Chunks::new(map, store, None, sizes);
         let info = chunks.info(block);
         // Behind all that may refuse.
