@@ -2,6 +2,7 @@
 
 mod kept;
 mod large;
+mod scattered;
 
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, proptest};
