@@ -138,6 +138,11 @@ fn what_is_refused_leaves_no_trace() {
     ];
     refusals("thin", &grants, wrong);
     assert!(before == pool.content());
+    let wrong: &[(&[(&str, &str)], &str)] = &[(
+        &[("volume", "1")],
+        "give a smaller one with --set block=512, and stores without ':direct'",
+    )];
+    refusals("thin", &[pool.grant("pool", ":direct")], wrong);
     let (base, overlay) = (
         Backing::new("base", 64 << 30),
         Backing::new("overlay", 256 << 20),
@@ -331,4 +336,21 @@ fn damage_is_refused_with_words() {
     with(0, 0);
     pool.file().set_len(512 << 10).expect("truncate");
     refusals("thin", &grants, &[(options, "it is not all there")]);
+}
+
+#[test]
+fn a_disk_with_half_a_block_more_takes_no_store_with_direct() {
+    let odd = (1 << 20) + 512;
+    for (name, options, stores) in [
+        ("cow", &[][..], ["base", "overlay"]),
+        ("mirror", MIRROR, ["a", "b"]),
+    ] {
+        let files = stores.map(|it| (it, Backing::new(it, odd)));
+        let grants = |how| files.each_ref().map(|(it, file)| file.grant(it, how));
+        let size = open(name, options, &grants("")).geometry.size_bytes;
+        assert_eq!(size % 4096, 512, "{name}");
+        let says = "are no multiple of the block of 4096";
+        refusals(name, &grants(":direct"), &[(options, says)]);
+        drop(open(name, options, &grants("")));
+    }
 }

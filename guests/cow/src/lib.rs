@@ -3,7 +3,8 @@
 //! Stores: `base` what the disk begins as, read-only; `overlay` what is written. The overlay may be smaller than
 //! the base: when it is full, writes to chunks that are not in it fail with "no space".
 //! Options: `chunk` bytes that are taken at a time (64K), fixed when the overlay is made; `block` the logical
-//! block in bytes (512); `format=yes` lets it overwrite an overlay that is neither empty nor its own.
+//! block in bytes (512, or what the stores take); `format=yes` lets it overwrite an overlay that is neither empty
+//! nor its own.
 //! Memory: 8 bytes for each chunk of the base.
 //!
 //! The overlay begins with a record ([`Twin`]) of what it is, then has a number for each chunk of the base
@@ -88,6 +89,7 @@ fn shape(
         return Ok((wanted, Some(twin)));
     };
     let found = Shape::from_body(&body);
+    Options::check_size(found.base_bytes, block)?;
     let (was, is) = (found.base_bytes, wanted.base_bytes);
     if was != is {
         return Err(OpenError::Other(format!(
@@ -108,8 +110,8 @@ fn shape(
 impl Mapper for Cow {
     fn open(options: &[(String, String)]) -> Result<(Cow, Info), OpenError> {
         let options = Options::new("cow", &["chunk", "block", "format"], options)?;
-        let block = options.block()?;
         let (base, overlay) = (Store::need("base")?, Store::need("overlay")?);
+        let block = options.block([&base, &overlay])?;
         if overlay.read_only {
             let text = "the store 'overlay' is read-only: grant it without ':ro'";
             return Err(OpenError::BadOption(text.into()));

@@ -59,18 +59,20 @@ fn names(options: Options<'_>) -> Result<Vec<&str>, OpenError> {
     Ok(names)
 }
 
-/// Opens the mirror, and tells all of its legs.
-pub(crate) fn assemble(options: Options<'_>, block: u32) -> Result<Legs, OpenError> {
+/// Opens the mirror, and tells all of its legs. Gives its logical block too.
+pub(crate) fn assemble(options: Options<'_>) -> Result<(Legs, u32), OpenError> {
     let names = names(options)?;
     let (degraded, format) = (options.is_yes("degraded")?, options.is_yes("format")?);
+    let stores: Vec<Option<Store>> = names.iter().map(|name| Store::find(name)).collect();
+    if !degraded && let Some(missing) = stores.iter().position(Option::is_none) {
+        return Err(bad(format!(
+            "it needs a store: give --store {}=PATH, or, to do without, --set degraded=yes",
+            names[missing]
+        )));
+    }
+    let block = options.block(stores.iter().flatten())?;
     let mut found = Vec::new();
-    for name in &names {
-        let store = Store::find(name);
-        if store.is_none() && !degraded {
-            return Err(bad(format!(
-                "it needs a store: give --store {name}=PATH, or, to do without, --set degraded=yes"
-            )));
-        }
+    for (name, store) in names.iter().zip(stores) {
         let leg = store.map(|store| Found::open(name, store, format));
         found.push(leg.transpose()?);
     }
@@ -80,6 +82,7 @@ pub(crate) fn assemble(options: Options<'_>, block: u32) -> Result<Legs, OpenErr
         None => new_shape(&found, options, block)?,
     };
     check_options(&shape, options, names.len())?;
+    Options::check_size(shape.size_bytes, block)?;
     for (name, found) in names.iter().zip(&found) {
         let needs = DATA_BEGIN + shape.size_bytes;
         if let Some(found) = found
@@ -142,7 +145,7 @@ pub(crate) fn assemble(options: Options<'_>, block: u32) -> Result<Legs, OpenErr
         legs.generation.set(generation + ALONE);
     }
     save_now(&legs)?;
-    Ok(legs)
+    Ok((legs, block))
 }
 
 /// The newest record, the place of the leg that has it, and its generation.
