@@ -2,6 +2,7 @@
 
 mod kept;
 mod large;
+mod legs;
 mod scattered;
 
 use proptest::collection::vec;

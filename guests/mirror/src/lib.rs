@@ -4,7 +4,7 @@
 //! what the legs take).
 //! When the mirror is made: `id` a word that tells it from other mirrors; `region` how much a bit of the dirty log
 //! stands for (4M, or more where the disk is large); `format=yes` lets it overwrite a leg that is neither empty
-//! nor its own. `degraded=yes`: legs may be missing. `rate` bytes a second that are copied to make legs equal
+//! nor its own. `degraded=yes`: legs may be missing, or not be readable, and with them what only they have. `rate` bytes a second that are copied to make legs equal
 //! (64M); `calm-ms` after which time without a write a region is clean (1000); `retry-ms` after which time a leg
 //! that is out is tried again (60000; 0 for never).
 //! Stores: those that `legs` names. Memory: 5 bytes for each region, of which there are at most 31808.
