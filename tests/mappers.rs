@@ -2,6 +2,8 @@
 
 mod kept;
 mod large;
+mod legs;
+mod scattered;
 
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, proptest};

@@ -158,7 +158,12 @@ fn a_guest_in_c_is_a_disk() {
     disk.read(8192, &mut back[..4096]).expect("read");
     assert_eq!(back[..4096], [0; 4096]);
     disk.flush().expect("flush");
-    for (value, says) in [("1Q", "such as 64M"), ("3G", "more memory")] {
+    for (value, says) in [
+        ("1Q", "such as 64M"),
+        ("3G", "more memory"),
+        // 2^64 bytes and 1 GiB.
+        ("17179869185G", "such as 64M"),
+    ] {
         let error = Direct::open("memory-c", &[("size", value)]).err();
         let chain = error.expect("it is refused").chain();
         assert!(chain.contains(says), "{value}: {chain}");

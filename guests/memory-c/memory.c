@@ -33,7 +33,8 @@ static wasmblk_u64 parse_size(const struct wasmblk_option *option) {
     wasmblk_u32 at = 0;
     for (; at < option->value_bytes && option->value[at] >= '0' && option->value[at] <= '9'; at++) {
         number = number * 10 + (wasmblk_u64)(option->value[at] - '0');
-        if (number >> 40) return 0;
+        /* That fits even with a G behind it. */
+        if (number >> 32) return 0;
     }
     switch (option->value_bytes - at ? option->value[at] : 'B') {
     case 'G': number <<= 10; /* fall through */

@@ -87,6 +87,73 @@ fn volumes_share_a_pool() {
 }
 
 #[test]
+fn a_volume_that_grows_shows_nothing_of_another() {
+    const CHUNK: u64 = 64 << 10;
+    for how in ["", ":direct"] {
+        for behind in [512, 4096, 5 * 512, CHUNK - 512] {
+            let pool = Backing::new("pool", 1 << 20);
+            let grants = [pool.grant("pool", "")];
+            let two: &[(&str, &str)] = &[("volume", "2"), ("size", "512K")];
+            let mut disk = open("thin", two, &grants);
+            disk.write(0, &[0xaa; 512 << 10], true).expect("write");
+            disk.flush().expect("flush");
+            drop(disk);
+            let size = (CHUNK + behind).to_string();
+            let one: &[(&str, &str)] = &[("volume", "1"), ("delete", "2"), ("size", &size)];
+            let mut disk = open("thin", one, &grants);
+            disk.write(CHUNK, &[0x11; 512], true).expect("write");
+            disk.flush().expect("flush");
+            drop(disk);
+            let grown: &[(&str, &str)] = &[("volume", "1"), ("size", "128K"), ("block", "4K")];
+            let mut disk = open("thin", grown, &[pool.grant("pool", how)]);
+            let mut back = [0xff; 64 << 10];
+            disk.read(CHUNK, &mut back).expect("read");
+            assert_eq!(back[..512], [0x11; 512], "what it has itself");
+            assert!(back[512..].iter().all(|byte| *byte == 0), "{how} {behind}");
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_leaves_no_trace() {
+    let pool = Backing::new("pool", 1 << 20);
+    let grants = [pool.grant("pool", "")];
+    drop(open("thin", &[("volume", "1"), ("size", "66048")], &grants));
+    drop(open("thin", &[("volume", "2"), ("size", "64K")], &grants));
+    let before = pool.content();
+    let wrong: &[(&[(&str, &str)], &str)] = &[
+        (&[("volume", "1"), ("size", "100T")], "no memory for a map"),
+        (
+            &[("volume", "1"), ("delete", "2"), ("size", "100T")],
+            "no memory for a map",
+        ),
+        (
+            &[("volume", "3"), ("delete", "2"), ("size", "100T")],
+            "no memory for a map",
+        ),
+        (
+            &[("volume", "1"), ("delete", "2"), ("block", "4K")],
+            "are no multiple of the block of 4096",
+        ),
+    ];
+    refusals("thin", &grants, wrong);
+    assert!(before == pool.content());
+    let wrong: &[(&[(&str, &str)], &str)] = &[(
+        &[("volume", "1")],
+        "give a smaller one with --set block=512, and stores without ':direct'",
+    )];
+    refusals("thin", &[pool.grant("pool", ":direct")], wrong);
+    let (base, overlay) = (
+        Backing::new("base", 64 << 30),
+        Backing::new("overlay", 256 << 20),
+    );
+    let grants = [base.grant("base", ":ro"), overlay.grant("overlay", "")];
+    let wrong: &[(&[(&str, &str)], &str)] = &[(&[("chunk", "4K")], "or a larger chunk")];
+    refusals("cow", &grants, wrong);
+    drop(open("cow", &[("chunk", "64K")], &grants));
+}
+
+#[test]
 fn cow_and_thin_refuse_with_the_remedy() {
     let (base, overlay) = (
         Backing::new("base", 64 << 10),
@@ -269,4 +336,21 @@ fn damage_is_refused_with_words() {
     with(0, 0);
     pool.file().set_len(512 << 10).expect("truncate");
     refusals("thin", &grants, &[(options, "it is not all there")]);
+}
+
+#[test]
+fn a_disk_with_half_a_block_more_takes_no_store_with_direct() {
+    let odd = (1 << 20) + 512;
+    for (name, options, stores) in [
+        ("cow", &[][..], ["base", "overlay"]),
+        ("mirror", MIRROR, ["a", "b"]),
+    ] {
+        let files = stores.map(|it| (it, Backing::new(it, odd)));
+        let grants = |how| files.each_ref().map(|(it, file)| file.grant(it, how));
+        let size = open(name, options, &grants("")).geometry.size_bytes;
+        assert_eq!(size % 4096, 512, "{name}");
+        let says = "are no multiple of the block of 4096";
+        refusals(name, &grants(":direct"), &[(options, says)]);
+        drop(open(name, options, &grants("")));
+    }
 }

@@ -25,7 +25,9 @@ const LARGE_BYTES: u64 = 20 << 20;
 
 #[test]
 fn stores_with_direct_get_whole_blocks() {
-    for (name, options, stores) in LARGE {
+    let blocks = [&[][..], &[("block", "512")], &[("block", "4K")]];
+    let of_block = |block| LARGE.into_iter().map(move |case| (case, block));
+    for ((name, options, stores), block) in blocks.into_iter().flat_map(of_block) {
         let files: Vec<Backing> = stores
             .iter()
             .map(|it| Backing::new(it, LARGE_BYTES))
@@ -33,8 +35,9 @@ fn stores_with_direct_get_whole_blocks() {
         let grants = files.iter().zip(stores);
         let grants: Vec<String> = grants.map(|(file, it)| file.grant(it, ":direct")).collect();
         let options = options.iter().filter_map(|words| words.split_once('='));
-        let options: Vec<(&str, &str)> = options.chain([("block", "4K")]).collect();
+        let options: Vec<(&str, &str)> = options.chain(block.iter().copied()).collect();
         let mut disk = open(name, &options, &grants);
+        assert_eq!(disk.geometry.logical_block_bytes, 4096, "{name}");
         let mut data: Vec<u8> = (0..=250).cycle().take(200 << 10).collect();
         disk.write(36 << 10, &data, true).expect(name);
         disk.write_zeroes(60 << 10, 36 << 10, true).expect(name);

@@ -3,7 +3,8 @@
 //! Stores: `base` what the disk begins as, read-only; `overlay` what is written. The overlay may be smaller than
 //! the base: when it is full, writes to chunks that are not in it fail with "no space".
 //! Options: `chunk` bytes that are taken at a time (64K), fixed when the overlay is made; `block` the logical
-//! block in bytes (512); `format=yes` lets it overwrite an overlay that is neither empty nor its own.
+//! block in bytes (512, or what the stores take); `format=yes` lets it overwrite an overlay that is neither empty
+//! nor its own.
 //! Memory: 8 bytes for each chunk of the base.
 //!
 //! The overlay begins with a record ([`Twin`]) of what it is, then has a number for each chunk of the base
@@ -66,12 +67,12 @@ impl Shape {
     }
 }
 
-/// Finds out what the overlay is, or makes it one.
+/// Finds out what the overlay is. Where it is to become one, with the record that is to be made.
 fn shape(
     (base, overlay): (Store, Store),
     options: Options<'_>,
     block: u32,
-) -> Result<Shape, OpenError> {
+) -> Result<(Shape, Option<Twin>), OpenError> {
     // What is left of a last block is not used.
     let wanted = Shape {
         base_bytes: base.size_bytes / u64::from(block) * u64::from(block),
@@ -85,11 +86,10 @@ fn shape(
     };
     let (twin, body) = Twin::open(&KIND, &area)?;
     let Some(body) = body else {
-        let made = twin.make_now(1, &wanted.to_body());
-        let failed = |errno| OpenError::Other(format!("the overlay cannot be written: {errno:?}"));
-        return made.map(|()| wanted).map_err(failed);
+        return Ok((wanted, Some(twin)));
     };
     let found = Shape::from_body(&body);
+    Options::check_size(found.base_bytes, block)?;
     let (was, is) = (found.base_bytes, wanted.base_bytes);
     if was != is {
         return Err(OpenError::Other(format!(
@@ -104,23 +104,30 @@ fn shape(
             "chunk: the overlay was made with chunk={chunk}; leave it out"
         )));
     }
-    Ok(found)
+    Ok((found, None))
 }
 
 impl Mapper for Cow {
     fn open(options: &[(String, String)]) -> Result<(Cow, Info), OpenError> {
         let options = Options::new("cow", &["chunk", "block", "format"], options)?;
-        let block = options.block()?;
         let (base, overlay) = (Store::need("base")?, Store::need("overlay")?);
+        let block = options.block([&base, &overlay])?;
         if overlay.read_only {
             let text = "the store 'overlay' is read-only: grant it without ':ro'";
             return Err(OpenError::BadOption(text.into()));
         }
-        let shape = shape((base, overlay), options, block)?;
+        let (shape, to_make) = shape((base, overlay), options, block)?;
         let map = Overlay::open(overlay, shape)?;
         let sizes = (shape.chunk_bytes, shape.base_bytes);
         let chunks = Chunks::new(map, overlay, Some(base), sizes);
         let info = chunks.info(block);
+        // Behind all that may refuse.
+        if let Some(twin) = to_make {
+            let made = twin.make_now(1, &shape.to_body());
+            made.map_err(|errno| {
+                OpenError::Other(format!("the overlay cannot be written: {errno:?}"))
+            })?;
+        }
         Ok((Cow(chunks), info))
     }
 

@@ -33,6 +33,9 @@ type Taken = Vec<(u64, u64)>;
 /// Buffers that are copied through at a time.
 const BUFFERS: usize = 4;
 
+/// Chunks that one request makes zeros at most: each may lie elsewhere, and then takes an operation of the store.
+const ZEROED_MAX: u64 = 1024;
+
 impl<M: Map> Chunks<M> {
     /// A disk over a store and, where the map says so, a base. Only in `open`.
     pub fn new(map: M, store: Store, base: Option<Store>, sizes: (u64, u64)) -> Chunks<M> {
@@ -57,7 +60,8 @@ impl<M: Map> Chunks<M> {
             max_transfer_bytes: 1 << 20,
             discard_granularity_bytes: self.chunk_bytes as u32,
             max_discard_bytes: 1 << 30,
-            max_write_zeroes_bytes: 1 << 30,
+            // A power of two that is not above 2^30.
+            max_write_zeroes_bytes: (self.chunk_bytes * ZEROED_MAX).min(1 << 30) as u32,
             ..Info::new(self.size_bytes)
         }
     }

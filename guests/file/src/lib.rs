@@ -4,36 +4,26 @@
 //! what the store takes).
 
 use wasmblk_guest::{
-    Answer, Data, Errno, Features, Info, Mapper, OpenError, Store, export_mapper, parse_size,
+    Answer, Data, Errno, Features, Info, Mapper, OpenError, Options, Store, export_mapper,
 };
 
 struct File(Store);
 
 impl Mapper for File {
     fn open(options: &[(String, String)]) -> Result<(File, Info), OpenError> {
-        let mut block = 0;
-        for (key, value) in options {
-            if key != "block" {
-                let text = format!("unknown option '{key}'; file knows: block");
-                return Err(OpenError::BadOption(text));
-            }
-            block = parse_size(value)
-                .map_err(|why| OpenError::BadOption(format!("block={value}: {why}")))?;
-        }
+        let options = Options::new("file", &["block"], options)?;
         let store = Store::need("data")?;
-        // A store that passes by the system's cache takes whole blocks only.
-        let block = block.max(store.align_bytes.into()).max(512);
-        let logical_block_bytes = block.try_into().unwrap_or(u32::MAX);
+        let block = options.block([&store])?;
         let info = Info {
-            logical_block_bytes,
-            physical_block_bytes: store.block_bytes.max(logical_block_bytes),
+            logical_block_bytes: block,
+            physical_block_bytes: store.block_bytes.max(block),
             max_transfer_bytes: 1 << 20,
             max_discard_bytes: 1 << 30,
             max_write_zeroes_bytes: 1 << 30,
             // All that there is lies in the store, for any number of instances.
             features: Features::FUA | Features::REPLICATED | Features::RESTARTABLE,
             // What is left of a last block is not used.
-            ..Info::new(store.size_bytes / block * block)
+            ..Info::new(store.size_bytes / u64::from(block) * u64::from(block))
         };
         Ok((File(store), info.with_read_only(store.read_only)))
     }

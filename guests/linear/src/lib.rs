@@ -3,7 +3,7 @@
 //!
 //! Options: `map=STORE[,OFFSET[,LENGTH]]` a part, in the order given: from OFFSET (0) on, LENGTH bytes (all that
 //! is behind OFFSET); both are multiples of the block. Without `map` the disk is the store `data`, whole.
-//! `block` the logical block in bytes (512).
+//! `block` the logical block in bytes (512, or what the stores take).
 //! Stores: those that `map` names.
 
 use wasmblk_guest::{
@@ -33,10 +33,9 @@ struct Part {
 }
 
 impl Segment {
-    fn parse(words: &str, begin: u64, block: u32) -> Result<Segment, OpenError> {
+    fn parse(words: &str, store: Store, begin: u64, block: u32) -> Result<Segment, OpenError> {
         let bad = |what: &str| OpenError::BadOption(format!("map={words}: {what}"));
-        let mut fields = words.split(',');
-        let store = Store::need(fields.next().unwrap_or_default())?;
+        let mut fields = words.split(',').skip(1);
         let mut number = || fields.next().map(parse_size).transpose().map_err(bad);
         let (offset, length) = (number()?.unwrap_or(0), number()?);
         if fields.next().is_some() {
@@ -65,9 +64,13 @@ impl Segment {
     }
 }
 
+/// The name of the store of which a part is.
+fn name_of(words: &str) -> &str {
+    words.split(',').next().unwrap_or_default()
+}
+
 /// Two parts of the disk must not be the same bytes.
 fn check_apart(segments: &[Segment], names: &[&str]) -> Result<(), OpenError> {
-    let name_of = |words: &str| words.split(',').next().map(str::to_owned);
     for (at, one) in segments.iter().enumerate() {
         for (before, other) in segments[..at].iter().enumerate() {
             let overlap =
@@ -127,15 +130,17 @@ impl Linear {
 impl Mapper for Linear {
     fn open(options: &[(String, String)]) -> Result<(Linear, Info), OpenError> {
         let options = Options::new("linear", &["map", "block"], options)?;
-        let block = options.block()?;
         let mut names: Vec<&str> = options.all("map").collect();
         if names.is_empty() {
             names.push("data");
         }
+        let stores = names.iter().map(|words| Store::need(name_of(words)));
+        let stores: Vec<Store> = stores.collect::<Result<_, _>>()?;
+        let block = options.block(&stores)?;
         let mut segments = Vec::new();
         let mut size_bytes = 0;
-        for words in &names {
-            let segment = Segment::parse(words, size_bytes, block)?;
+        for (words, store) in names.iter().zip(stores) {
+            let segment = Segment::parse(words, store, size_bytes, block)?;
             size_bytes += segment.length;
             segments.push(segment);
         }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use wasmblk_durable::{Area, Twin, hash};
-use wasmblk_guest::{Errno, OpenError, Options, Ranges, Store};
+use wasmblk_guest::{Errno, Level, OpenError, Options, Ranges, Store, log};
 
 use crate::bell::Bell;
 use crate::legs::{DATA_BEGIN, Leg, Legs};
@@ -45,6 +45,44 @@ impl Found {
     }
 }
 
+/// Why a leg cannot be read, where it cannot.
+fn failure(store: &Store) -> Option<Errno> {
+    let mut bytes = vec![0; Twin::BYTES as usize];
+    // One that is too short for that is refused with its own words.
+    let reads = store.size_bytes >= Twin::BYTES;
+    reads.then(|| store.read_now(0, &mut bytes).err())?
+}
+
+/// Looks at the legs that are granted. One that cannot be read is as one that is not granted, where the operator
+/// says so, or where the newest record does: then nothing is on it alone. That takes a record: new legs all work.
+fn find(
+    names: &[&str],
+    stores: &[Option<Store>],
+    options: Options<'_>,
+) -> Result<Vec<Option<Found>>, OpenError> {
+    let (degraded, format) = (options.is_yes("degraded")?, options.is_yes("format")?);
+    let mut found = Vec::new();
+    let mut unreadable = Vec::new();
+    for (place, (name, store)) in names.iter().zip(stores).enumerate() {
+        let errno = store.as_ref().and_then(failure);
+        unreadable.extend(errno.map(|errno| (place, errno)));
+        let store = store.filter(|_| errno.is_none());
+        let leg = store.map(|store| Found::open(name, store, format));
+        found.push(leg.transpose()?);
+    }
+    let newest = newest(&found);
+    for (place, errno) in unreadable {
+        let text = format!("leg '{}' cannot be read: {errno:?}", names[place]);
+        let spared = |record: &Record| degraded || record.states[place] == State::Out;
+        if !newest.as_ref().is_some_and(|(record, ..)| spared(record)) {
+            let remedy = "to do without, in the place of all that only this leg has, give --set degraded=yes";
+            return Err(other(format!("{text}; {remedy}")));
+        }
+        log(Level::Error, &format!("{text}; the mirror does without"));
+    }
+    Ok(found)
+}
+
 /// The names of the legs, in their order.
 fn names(options: Options<'_>) -> Result<Vec<&str>, OpenError> {
     let missing = "'legs' is missing: give --set legs=A,B with the names of two to four stores";
@@ -59,27 +97,26 @@ fn names(options: Options<'_>) -> Result<Vec<&str>, OpenError> {
     Ok(names)
 }
 
-/// Opens the mirror, and tells all of its legs.
-pub(crate) fn assemble(options: Options<'_>, block: u32) -> Result<Legs, OpenError> {
+/// Opens the mirror, and tells all of its legs. Gives its logical block too.
+pub(crate) fn assemble(options: Options<'_>) -> Result<(Legs, u32), OpenError> {
     let names = names(options)?;
-    let (degraded, format) = (options.is_yes("degraded")?, options.is_yes("format")?);
-    let mut found = Vec::new();
-    for name in &names {
-        let store = Store::find(name);
-        if store.is_none() && !degraded {
-            return Err(bad(format!(
-                "it needs a store: give --store {name}=PATH, or, to do without, --set degraded=yes"
-            )));
-        }
-        let leg = store.map(|store| Found::open(name, store, format));
-        found.push(leg.transpose()?);
+    let degraded = options.is_yes("degraded")?;
+    let stores: Vec<Option<Store>> = names.iter().map(|name| Store::find(name)).collect();
+    if !degraded && let Some(missing) = stores.iter().position(Option::is_none) {
+        return Err(bad(format!(
+            "it needs a store: give --store {}=PATH, or, to do without, --set degraded=yes",
+            names[missing]
+        )));
     }
+    let block = options.block(stores.iter().flatten())?;
+    let found = find(&names, &stores, options)?;
     let newest = newest(&found);
     let shape = match &newest {
         Some((record, ..)) => record.shape,
         None => new_shape(&found, options, block)?,
     };
     check_options(&shape, options, names.len())?;
+    Options::check_size(shape.size_bytes, block)?;
     for (name, found) in names.iter().zip(&found) {
         let needs = DATA_BEGIN + shape.size_bytes;
         if let Some(found) = found
@@ -142,7 +179,7 @@ pub(crate) fn assemble(options: Options<'_>, block: u32) -> Result<Legs, OpenErr
         legs.generation.set(generation + ALONE);
     }
     save_now(&legs)?;
-    Ok(legs)
+    Ok((legs, block))
 }
 
 /// The newest record, the place of the leg that has it, and its generation.
@@ -290,7 +327,8 @@ fn states(
     (states, all_dirty)
 }
 
-/// Writes the first record of this life.
+/// Writes the first record of this life. A leg that does not take it is left out; before anything is answered, the
+/// others have that in their next record ([`Legs::settle`]).
 fn save_now(legs: &Legs) -> Result<(), OpenError> {
     let record = legs.record();
     let generation = legs.generation.get() + 1;
@@ -302,20 +340,21 @@ fn save_now(legs: &Legs) -> Result<(), OpenError> {
         let Some((_, twin)) = &leg.disk else { continue };
         let body = record.encode(place);
         leg.sent.set(generation);
-        let written = if twin.generation() == 0 {
+        let is_new = twin.generation() == 0;
+        let written = if is_new {
             twin.make_now(generation, &body)
         } else {
             twin.write_now(generation, &body)
         };
-        let name = &leg.name;
-        written.map_err(|errno: Errno| {
-            other(format!(
-                "leg '{name}' cannot be written: {errno:?}; to do without, do not grant it, and give --set \
-                 degraded=yes"
-            ))
-        })?;
+        let Err(errno) = written else { continue };
+        if is_new || !legs.leave_out(place, errno) {
+            return Err(other(format!(
+                "leg '{}' cannot be written: {errno:?}; to do without, do not grant it, and give --set degraded=yes",
+                leg.name
+            )));
+        }
     }
-    legs.regions.end_save(true);
+    legs.regions.end_save(legs.changes.get() == 0);
     Ok(())
 }
 

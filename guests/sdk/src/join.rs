@@ -45,7 +45,11 @@ pub async fn each<A, B>(first: impl Future<Output = A>, second: impl Future<Outp
     .await
 }
 
-/// Waits for all; gives the first error. It takes memory for them, where there is more than one.
+/// How many of them [`all`] has under way at a time: each time that one goes on, all of these are asked.
+const AT_A_TIME: usize = 64;
+
+/// Waits for all, some of them at a time; gives the first error. It takes memory for these, where there is more
+/// than one.
 ///
 /// # Errors
 ///
@@ -60,17 +64,25 @@ pub async fn all<F: Future<Output = Result<(), Errno>>>(
     let Some(second) = futures.next() else {
         return first.await;
     };
-    let futures = [first, second].into_iter().chain(futures);
-    let mut waiting: Vec<Pin<Box<F>>> = futures.map(Box::pin).collect();
+    let mut futures = [first, second].into_iter().chain(futures).map(Box::pin);
+    let mut waiting: Vec<Pin<Box<F>>> = Vec::new();
     let mut outcome = Ok(());
     poll_fn(|context| {
-        waiting.retain_mut(|future| match future.as_mut().poll(context) {
+        let mut ends = |future: &mut Pin<Box<F>>| match future.as_mut().poll(context) {
             Poll::Ready(result) => {
                 outcome = outcome.and(result);
-                false
+                true
             }
-            Poll::Pending => true,
-        });
+            Poll::Pending => false,
+        };
+        waiting.retain_mut(|future| !ends(future));
+        while waiting.len() < AT_A_TIME
+            && let Some(mut future) = futures.next()
+        {
+            if !ends(&mut future) {
+                waiting.push(future);
+            }
+        }
         if waiting.is_empty() {
             Poll::Ready(())
         } else {

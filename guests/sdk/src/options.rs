@@ -70,19 +70,36 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// The option `block`: the logical block in bytes, 512 unless it is given.
+    /// The option `block`: the logical block in bytes, 512 unless it is given, and no less than what all of these
+    /// stores take: one that passes by the system's cache takes whole blocks only.
     ///
     /// # Errors
     ///
     /// Where no device can have such blocks.
-    pub fn block(self) -> Result<u32, OpenError> {
+    pub fn block<'s>(self, stores: impl IntoIterator<Item = &'s Store>) -> Result<u32, OpenError> {
         let block = self.size("block")?.unwrap_or(512);
+        let aligns = stores.into_iter().map(|store| store.align_bytes);
         match u32::try_from(block) {
-            Ok(block) if block.is_power_of_two() && (512..=4096).contains(&block) => Ok(block),
-            _ => Err(bad(format!(
-                "block={block}: expected 512, 1K, 2K or 4K (4K suits stores with ':direct')"
-            ))),
+            Ok(block) if block.is_power_of_two() && (512..=4096).contains(&block) => {
+                Ok(aligns.fold(block, u32::max))
+            }
+            _ => Err(bad(format!("block={block}: expected 512, 1K, 2K or 4K"))),
         }
+    }
+
+    /// That a disk which has its size already has it in whole blocks.
+    ///
+    /// # Errors
+    ///
+    /// Where it has not.
+    pub fn check_size(size_bytes: u64, block: u32) -> Result<(), OpenError> {
+        if size_bytes.is_multiple_of(block.into()) {
+            return Ok(());
+        }
+        Err(bad(format!(
+            "the disk's {size_bytes} bytes are no multiple of the block of {block}: give a smaller one with --set \
+             block=512, and stores without ':direct'"
+        )))
     }
 
     /// The option `chunk`: a power of two from 4 KiB to 16 MiB, 64 KiB unless it is given.

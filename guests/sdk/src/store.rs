@@ -132,7 +132,7 @@ impl Store {
             .await
     }
 
-    /// The same, durable when it is done, as if a flush had followed.
+    /// The same; when it is done, these bytes are durable. Of other writes that says nothing.
     ///
     /// # Errors
     ///
@@ -157,7 +157,7 @@ impl Store {
             .await
     }
 
-    /// Writes the data of a write at `offset`; with `durable`, as if a flush had followed. Only with
+    /// Writes the data of a write at `offset`; with `durable`, as [`Store::write_durable`]. Only with
     /// `export_mapper!`.
     ///
     /// # Errors
@@ -176,7 +176,7 @@ impl Store {
         self.answer(READ, offset, data, 0)
     }
 
-    /// The answer to a write all of whose data belongs at `offset`, with `durable` as if a flush had followed:
+    /// The answer to a write all of whose data belongs at `offset`, with `durable` as [`Store::write_durable`]:
     /// whatever comes of writing that is what comes of the write. `data` is all of the write's. Only with
     /// `export_mapper!`.
     #[must_use]

@@ -2,7 +2,8 @@
 //! time, use all of them. Where one store is lost, all is.
 //!
 //! Options: `stores=A,B[,...]` the stores, in this order; `chunk` bytes of a chunk (64K); `block` the logical
-//! block in bytes (512). Nothing on the stores says how they belong together: it takes the same options again.
+//! block in bytes (512, or what the stores take). Nothing on the stores says how they belong together: it takes the
+//! same options again.
 //! Stores: those that `stores` names. Each is used as far as the smallest goes.
 
 use wasmblk_guest::{
@@ -82,13 +83,14 @@ impl Stripe {
 impl Mapper for Stripe {
     fn open(options: &[(String, String)]) -> Result<(Stripe, Info), OpenError> {
         let options = Options::new("stripe", &["stores", "chunk", "block"], options)?;
-        let (block, chunk) = (options.block()?, options.chunk()?);
+        let chunk = options.chunk()?;
         let missing = || {
             let text =
                 "'stores' is missing: give --set stores=A,B with the names of two or more stores";
             OpenError::BadOption(text.into())
         };
         let stores = Store::need_all("stores", options.last("stores").ok_or_else(missing)?)?;
+        let block = options.block(&stores)?;
         let smallest = stores.iter().map(|store| store.size_bytes).min();
         let rows = smallest.unwrap_or(0) / chunk;
         if rows == 0 {

@@ -4,8 +4,8 @@
 //! Store: `pool` the room of all volumes. One of them is served at a time, as a store has one user.
 //! Options: `volume=N` the number of the disk; `size` its size, when it is made, or to make it larger;
 //! `delete=N` a volume to be deleted before; `chunk` bytes that are taken at a time (64K), fixed when the pool is
-//! made; `block` the logical block in bytes (512); `format=yes` lets it overwrite a pool that is neither empty nor
-//! its own.
+//! made; `block` the logical block in bytes (512, or what the pool takes); `format=yes` lets it overwrite a pool
+//! that is neither empty nor its own.
 //! Memory: 8 bytes for each chunk of the pool, and 4 for each of the volume.
 //!
 //! The pool begins with a record ([`Twin`]): the volumes, each with its size and its *birth*, a number that no
@@ -40,7 +40,6 @@ impl Mapper for Thin {
     fn open(options: &[(String, String)]) -> Result<(Thin, Info), OpenError> {
         let known = ["volume", "size", "delete", "chunk", "block", "format"];
         let options = Options::new("thin", &known, options)?;
-        let block = options.block()?;
         let missing = || OpenError::BadOption("'volume' is missing: give --set volume=1".into());
         let volume = number(options, "volume")?.ok_or_else(missing)?;
         let store = Store::need("pool")?;
@@ -48,6 +47,7 @@ impl Mapper for Thin {
             let text = "the store 'pool' is read-only: grant it without ':ro'";
             return Err(OpenError::BadOption(text.into()));
         }
+        let block = options.block([&store])?;
         let size = options.size("size")?;
         if let Some(size) = size.filter(|size| *size == 0 || !size.is_multiple_of(block.into())) {
             return Err(OpenError::BadOption(format!(
@@ -64,12 +64,19 @@ impl Mapper for Thin {
             Some(deleted) => pool.delete(deleted),
             None => {}
         }
-        let (birth, size_bytes) = pool.volume(volume, size)?;
-        pool.save()?;
-        let map = Volume::open(&pool, birth, size_bytes)?;
+        let served = pool.volume(volume, size)?;
+        let size_bytes = served.size_bytes;
+        Options::check_size(size_bytes, block)?;
+        let map = Volume::open(&pool, served)?;
+        if size_bytes > served.before_bytes {
+            let cleared = map.clear_behind(store, served.before_bytes);
+            cleared.map_err(pool::failed)?;
+        }
         let sizes = (pool.chunk_bytes, size_bytes);
         let chunks = Chunks::new(map, store, None, sizes);
         let info = chunks.info(block);
+        // Behind all that may refuse.
+        pool.save()?;
         Ok((Thin(chunks), info))
     }
 

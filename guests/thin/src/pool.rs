@@ -24,6 +24,15 @@ struct Line {
     size_bytes: u64,
 }
 
+/// A volume that is to be served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Served {
+    pub(crate) birth: u32,
+    /// As the record in the store has it; 0 where it has no such volume.
+    pub(crate) before_bytes: u64,
+    pub(crate) size_bytes: u64,
+}
+
 /// What is known of a pool.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -107,12 +116,8 @@ impl Pool {
         self.is_saved &= before == self.lines.len();
     }
 
-    /// Birth and size of a volume, which is made where it is not there.
-    pub(crate) fn volume(
-        &mut self,
-        number: u32,
-        size: Option<u64>,
-    ) -> Result<(u32, u64), OpenError> {
+    /// A volume, which is made where it is not there.
+    pub(crate) fn volume(&mut self, number: u32, size: Option<u64>) -> Result<Served, OpenError> {
         let bad = |text: String| Err(OpenError::BadOption(text));
         if let Some(line) = self.lines.iter_mut().find(|line| line.number == number) {
             let size_bytes = size.unwrap_or(line.size_bytes);
@@ -122,9 +127,13 @@ impl Pool {
                     line.size_bytes
                 ));
             }
-            self.is_saved &= size_bytes == line.size_bytes;
-            line.size_bytes = size_bytes;
-            return Ok((line.birth, size_bytes));
+            let before_bytes = std::mem::replace(&mut line.size_bytes, size_bytes);
+            self.is_saved &= size_bytes == before_bytes;
+            return Ok(Served {
+                birth: line.birth,
+                before_bytes,
+                size_bytes,
+            });
         }
         let Some(size_bytes) = size else {
             return bad(format!(
@@ -144,7 +153,11 @@ impl Pool {
             size_bytes,
         });
         self.is_saved = false;
-        Ok((birth, size_bytes))
+        Ok(Served {
+            birth,
+            before_bytes: 0,
+            size_bytes,
+        })
     }
 
     /// Makes the record durable, where it has changed.
@@ -157,9 +170,6 @@ impl Pool {
             self.twin.make_now(next, &body)
         } else {
             self.twin.write_now(next, &body)
-        };
-        let failed = |errno: Errno| {
-            OpenError::Other(format!("the store 'pool' cannot be written: {errno:?}"))
         };
         saved.map_err(failed)?;
         (self.is_new, self.is_saved) = (false, true);
@@ -197,6 +207,11 @@ impl Pool {
         });
         self.lines = lines.take_while(|line| line.number != 0).collect();
     }
+}
+
+/// What the operator is told where the pool fails.
+pub(crate) fn failed(errno: Errno) -> OpenError {
+    OpenError::Other(format!("the store 'pool' cannot be written: {errno:?}"))
 }
 
 /// Where the first chunk lies.

@@ -4,12 +4,15 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use wasmblk_durable::{Map, Place, Space, Table, Twin};
-use wasmblk_guest::{Errno, OpenError};
+use wasmblk_guest::{Errno, OpenError, Store};
 
-use crate::pool::Pool;
+use crate::pool::{Pool, Served};
 
 /// A chunk that lies nowhere.
 const NOWHERE: u32 = u32::MAX;
+
+/// What stores with `direct` take at the least.
+const BLOCK_BYTES: u64 = 4096;
 
 /// The map of one volume.
 #[derive(Debug)]
@@ -32,7 +35,10 @@ fn owner(entry: u64) -> (u32, usize) {
 }
 
 impl Volume {
-    pub(crate) fn open(pool: &Pool, birth: u32, size_bytes: u64) -> Result<Volume, OpenError> {
+    pub(crate) fn open(pool: &Pool, served: Served) -> Result<Volume, OpenError> {
+        let Served {
+            birth, size_bytes, ..
+        } = served;
         let table = Table::open(pool.store, Twin::BYTES, pool.slots.into())?;
         let chunks = size_bytes.div_ceil(pool.chunk_bytes);
         let mut slots = Vec::new();
@@ -77,6 +83,25 @@ impl Volume {
             chunk_bytes: pool.chunk_bytes,
             data_begin: pool.data_begin(),
         })
+    }
+
+    /// Before the volume becomes longer: what lies in its last chunk behind its `end`, and is perhaps of whom the
+    /// chunk was before, becomes zeros.
+    pub(crate) fn clear_behind(&self, store: Store, end: u64) -> Result<(), Errno> {
+        let (chunk, inside) = (end / self.chunk_bytes, end % self.chunk_bytes);
+        let Place::Store(at) = self.place(chunk) else {
+            return Ok(());
+        };
+        if inside == 0 {
+            return Ok(());
+        }
+        let begin = inside / BLOCK_BYTES * BLOCK_BYTES;
+        // A chunk is shorter than 2^32.
+        let mut rest = vec![0; (self.chunk_bytes - begin) as usize];
+        store.read_now(at + begin, &mut rest)?;
+        rest[(inside - begin) as usize..].fill(0);
+        store.write_now(at + begin, &rest)?;
+        store.flush_now()
     }
 
     fn at(&self, slot: u32) -> u64 {

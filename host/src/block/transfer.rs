@@ -11,7 +11,7 @@ use super::Errno;
 pub enum Work {
     /// Bytes of a store go to memory.
     Read,
-    /// Bytes of memory go to a store; with `durable`, as if a flush followed.
+    /// Bytes of memory go to a store; with `durable`, these are durable then, and no others.
     #[expect(missing_docs, reason = "the line above")]
     Write { durable: bool },
     /// All that was written to a store becomes durable.
