@@ -17,7 +17,7 @@ use self::suite::case::{Case, End};
 pub(crate) use self::suite::component::{instances_without_end, large_instances};
 pub(crate) use self::suite::greedy::{Greedy, greedy_guests, guest_with_a_name};
 pub(crate) use self::suite::ring::many_ops;
-pub(crate) use self::suite::text::large_guest;
+pub(crate) use self::suite::text::{self, large_guest};
 use self::suite::{component, device, files, handles, open_files, ring, start};
 use crate::cli::Folder;
 use crate::direct::{self, Direct, Prepared};

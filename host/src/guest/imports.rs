@@ -9,7 +9,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::bindings::wasmblk::block::{host, store as bindings_store, types};
 use super::clock::Call;
-use super::fault;
+use super::fault::{self, Health};
 use super::limiter::{Budget, Limiter};
 use super::log::LogGate;
 use super::missing::{AllMissing, Missing};
@@ -65,8 +65,8 @@ pub(super) struct State {
     pub(super) limiter: Limiter,
     pub(super) lent: Lent,
     pub(super) waiting: Waiting,
-    /// A store did not flush.
-    pub(super) has_lost: bool,
+    /// How the device's instances are.
+    health: Arc<Health>,
     /// Where its computing time has a limit.
     pub(super) pace: Option<Pace>,
     stores: Arc<Stores>,
@@ -102,7 +102,12 @@ pub(super) enum Lent {
 }
 
 impl State {
-    pub(super) fn new(budget: Budget, log: Arc<LogGate>, granted: &Granted) -> State {
+    pub(super) fn new(
+        budget: Budget,
+        log: Arc<LogGate>,
+        health: Arc<Health>,
+        granted: &Granted,
+    ) -> State {
         // What a guest may make of these is memory of the host.
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::GUEST_RESOURCES_MAX);
@@ -110,7 +115,7 @@ impl State {
             limiter: Limiter::new(budget),
             lent: Lent::Closed,
             waiting: Waiting::Allowed,
-            has_lost: false,
+            health,
             pace: None,
             stores: granted.stores.clone(),
             missing: AllMissing::default(),
@@ -273,7 +278,9 @@ impl bindings_store::Host for State {
 
     fn flush(&mut self, number: u32) -> Answer<()> {
         let flushed = self.on_store(number, Store::flush);
-        self.has_lost |= matches!(flushed, Ok(Err(_)));
+        if matches!(flushed, Ok(Err(_))) {
+            self.health.lose();
+        }
         flushed
     }
 

@@ -249,6 +249,9 @@ impl Target for Ring {
 
     fn ended(&mut self, token: u32, ended: Ended, output: &mut Output) {
         self.account.ended(token, ended, output);
+        if self.account.has_lost() {
+            self.session.health().lose();
+        }
     }
 
     fn poll(&mut self, output: &mut Output) -> Next {
@@ -277,10 +280,6 @@ impl Running for Ring {
 
     fn take_requests(&mut self, take: &mut dyn FnMut(u32, &Checked)) {
         self.account.take_requests(take);
-    }
-
-    fn has_lost(&self) -> bool {
-        self.account.has_lost()
     }
 
     fn under_way(&self) -> u32 {

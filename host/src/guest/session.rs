@@ -32,7 +32,7 @@ impl Session {
     /// Where the guest's limit has no memory for it.
     pub(super) fn new(guest: &Guest, clock: &Clock, health: Arc<Health>) -> Result<Session> {
         let deadline = guest.limits.deadline;
-        let mut store = guest.new_store()?;
+        let mut store = guest.new_store(health.clone())?;
         let (meter, allowance) = (&guest.meter, &guest.allowance);
         let call = clock.watch(meter.clone(), deadline, allowance.clone());
         let pace = |allowance| Pace::new(allowance, meter.clone(), call.clone(), clock.ticks());
@@ -58,9 +58,9 @@ impl Session {
         self.clock.ticks()
     }
 
-    /// What belongs to the instance on the host's side.
-    pub(super) fn state(&self) -> &State {
-        self.store.data()
+    /// How the device's instances are.
+    pub(super) fn health(&self) -> &Health {
+        &self.health
     }
 
     /// Counts memory of the host as the guest's, as long as this instance is there; says whether there was room.

@@ -21,11 +21,6 @@ pub(super) trait Running: Target {
     /// Gives back all requests that it has not answered, when it is not called any more.
     fn take_requests(&mut self, take: &mut dyn FnMut(u32, &Checked));
 
-    /// Whether a store did not make something durable for it: the next instance could not know.
-    fn has_lost(&self) -> bool {
-        false
-    }
-
     /// Its transfers that are under way.
     fn under_way(&self) -> u32 {
         0
@@ -137,11 +132,8 @@ impl Supervisor {
         {
             return Next::Submitted;
         }
-        if self
-            .running
-            .as_ref()
-            .is_some_and(|running| running.has_lost())
-        {
+        // Also where that was an instance which did not come up.
+        if self.opener.health.has_lost() {
             let reason = "a store did not flush, and the instance that knew has ended";
             error!("the guest has failed; from now on every request is EIO: {reason}");
             self.opener.health.give_up(reason);
