@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Duration;
 
-use wasmtime::{Store, UpdateDeadline};
+use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::clock::{Call, Clock};
 use super::fault::Health;
@@ -93,6 +93,14 @@ impl Session {
         let running = self.call.begin();
         let unwound = GiveUpOnPanic(&self.health);
         let outcome = call(&mut self.store);
+        // Whatever it ends with: it was made to (`link.rs`).
+        let outcome = outcome.map_err(|why| {
+            if self.call.is_overdue() {
+                why.context(Trap::Interrupt)
+            } else {
+                why
+            }
+        });
         drop((running, unwound));
         outcome
     }
