@@ -76,6 +76,12 @@ fn the_arena_of_the_one_before_counts_until_the_next_one_has_it() {
         assert_eq!(result.is_ok(), restarts == 1, "{memory}: {result:?}");
         assert_eq!(disk.health.restarts(), restarts);
         assert_eq!(disk.health.has_failed(), restarts == 0);
+        // Also where there is no next one.
+        let guest = disk.guest.clone();
+        let used = guest.usage().memory_bytes;
+        assert!(used > 4 << 20, "{memory}: {used} bytes");
+        drop(disk);
+        assert_eq!(guest.usage().memory_bytes, 0, "{memory}");
     }
 }
 

@@ -10,6 +10,7 @@ use wasmtime::{Store, Trap, UpdateDeadline};
 use super::clock::{Call, Clock};
 use super::fault::Health;
 use super::imports::State;
+use super::limiter::Limiter;
 use super::loaded::Guest;
 use super::pace::Pace;
 use crate::error::{Error, Result};
@@ -71,6 +72,11 @@ impl Session {
     /// Gives back some of what is taken for it.
     pub(super) fn give_back_memory(&mut self, bytes: usize) {
         self.store.data_mut().limiter.give_back(bytes);
+    }
+
+    /// So much of what is taken for it, which outlives it.
+    pub(super) fn part_of_memory(&mut self, bytes: usize) -> Limiter {
+        self.store.data_mut().limiter.part(bytes)
     }
 
     /// How to grant what it looked for in vain, behind an error that may be due to that.
