@@ -17,8 +17,9 @@ use self::suite::case::{Case, End};
 pub(crate) use self::suite::component::{instances_without_end, large_instances};
 pub(crate) use self::suite::greedy::{Greedy, greedy_guests, guest_with_a_name};
 pub(crate) use self::suite::ring::many_ops;
-pub(crate) use self::suite::text::large_guest;
-use self::suite::{component, device, files, handles, open_files, ring, start};
+pub(crate) use self::suite::straight::writes_in_a_row;
+pub(crate) use self::suite::text::{self, large_guest};
+use self::suite::{component, device, files, handles, open_files, ring, start, straight};
 use crate::cli::Folder;
 use crate::direct::{self, Direct, Prepared};
 
@@ -170,6 +171,11 @@ fn hostile_components_are_contained() {
 #[test]
 fn hostile_use_of_handles_is_contained() {
     all_are_contained("handles", handles::all(), 35);
+}
+
+#[test]
+fn hostile_calls_in_a_row_are_contained() {
+    all_are_contained("in-a-row", straight::all(), 1);
 }
 
 #[test]

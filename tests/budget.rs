@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tests::PATIENCE;
+use tests::backing::Backing;
 use tests::bed::in_bed;
 use tests::disk::{Disk, must, run, wait_until};
 use tests::paths;
@@ -15,6 +16,7 @@ use wasmblk::block::{Backend, Errno};
 use wasmblk::guest::Limits;
 use wasmblk::limits::CLOCK_TICK;
 
+use crate::adversary::writes_in_a_row;
 use crate::cli::Folder;
 use crate::direct::{self, Direct, Prepared};
 
@@ -171,6 +173,28 @@ fn a_call_within_a_budget_has_its_deadline() {
             "{used} % in a second"
         );
     }
+}
+
+#[test]
+fn calls_of_the_host_in_a_row_keep_to_the_budget() {
+    let this = || cpu_ms(Path::new("/proc/thread-self"));
+    let (folder, store) = (
+        Folder::new("budget-row"),
+        Backing::new("budget-row", 2 << 20),
+    );
+    let file = folder.file("guest.wasm", &writes_in_a_row());
+    let stores = [store.grant("data", "")];
+    let limits = Limits {
+        cpu_percent: 10,
+        deadline: DEADLINE,
+        ..direct::limits()
+    };
+    let guest = Prepared::with_stores(&file, &stores, limits).expect("it loads");
+    let used = percent_of(this, || {
+        let error = guest.open().map(drop).expect_err("it takes longer").chain();
+        assert!(error.contains("deadline"), "{error}");
+    });
+    assert!(used <= 10 + ROOM + 10, "{used} % in a second");
 }
 
 /// A server, ended at the end.

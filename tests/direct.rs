@@ -116,7 +116,13 @@ impl Prepared {
 
     /// Compiles a guest from a file.
     pub(crate) fn of_file(path: &str, limits: Limits) -> Result<Prepared> {
-        Prepared::with_directories(path, &[], limits)
+        Prepared::with_stores(path, &[], limits)
+    }
+
+    /// The same, of a guest that is granted stores, as `--store` has them.
+    pub(crate) fn with_stores(path: &str, stores: &[String], limits: Limits) -> Result<Prepared> {
+        let artefact = compile_here(&COMMON.engine, &Source::read(Path::new(path))?)?;
+        Prepared::of(&artefact, &[], stores, limits)
     }
 
     /// The same, of a guest that is granted directories, as `--dir` has them.

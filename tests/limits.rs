@@ -4,6 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::Instant;
 
+use tests::backing::Backing;
 use tests::bed::in_bed;
 use tests::disk::{Disk, must, run};
 use tests::paths;
@@ -13,7 +14,7 @@ use wasmblk::error::Error;
 use wasmblk::guest::{Cache, Limits, Source, compile, new_engine};
 use wasmblk::limits::{self, DEPTH_DEFAULT};
 
-use crate::adversary::{large_instances, many_ops};
+use crate::adversary::{large_instances, many_ops, writes_in_a_row};
 use crate::cli::{Folder, expect};
 use crate::direct::{self, Direct, Prepared};
 
@@ -179,6 +180,18 @@ fn a_deadline_is_kept_to_the_tick() {
             assert!(over_ms.len() < 20, "over the deadline, in ms: {over_ms:?}");
         }
     }
+}
+
+#[test]
+fn calls_of_the_host_in_a_row_have_a_deadline() {
+    let (folder, store) = (Folder::new("in-a-row"), Backing::new("in-a-row", 2 << 20));
+    let file = folder.file("guest.wasm", &writes_in_a_row());
+    let stores = [store.grant("data", "")];
+    let guest = Prepared::with_stores(&file, &stores, direct::hurried()).expect("it loads");
+    let error = guest.open().map(drop).expect_err("it takes longer").chain();
+    assert!(error.contains("deadline"), "{error}");
+    let content = store.content();
+    assert_eq!((content[0], content[1 << 20]), (7, 0), "the last call");
 }
 
 #[test]

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 use tests::backing::Backing;
 use tests::bed::in_bed;
 use tests::disk::{Disk, fio};
+use tests::null_blk;
 use tests::uml::Machine;
 use wasmblk::backoff::Backoff;
 use wasmblk::block::{Backend, Errno};
 use wasmblk::limits;
 
-use crate::direct::Direct;
+use crate::adversary::text;
+use crate::cli::Folder;
+use crate::direct::{self, Direct, Prepared};
 
 /// The two stores of the guest `fragile`.
 struct Stores(Backing, Backing);
@@ -73,6 +76,12 @@ fn the_arena_of_the_one_before_counts_until_the_next_one_has_it() {
         assert_eq!(result.is_ok(), restarts == 1, "{memory}: {result:?}");
         assert_eq!(disk.health.restarts(), restarts);
         assert_eq!(disk.health.has_failed(), restarts == 0);
+        // Also where there is no next one.
+        let guest = disk.guest.clone();
+        let used = guest.usage().memory_bytes;
+        assert!(used > 4 << 20, "{memory}: {used} bytes");
+        drop(disk);
+        assert_eq!(guest.usage().memory_bytes, 0, "{memory}");
     }
 }
 
@@ -86,6 +95,95 @@ fn a_guest_that_keeps_breaking_has_failed() {
         assert_eq!(stores.count(), instances);
         assert_eq!(disk.write(0, &[0; 512], false), Err(Errno::EIO));
     }
+}
+
+/// A store `data` that takes nothing at 32 KiB: it tells the next flush, and forgets it.
+fn disk_with_a_hole(name: &str) -> String {
+    let attributes = [("size", "16"), ("memory_backed", "1")];
+    let node = null_blk::make(name, &attributes).expect("a disk");
+    null_blk::spoil(name, 64, 71).expect("it is there");
+    format!("data={}", node.display())
+}
+
+/// Writes what its store will not take, once, and says so in the store's first block.
+const LOSE: &str = "(call $load (i32.const 0) (i64.const 0) (i32.const 512) (i32.const 0x1000))
+    (if (i32.eqz (i32.load8_u (i32.load (i32.const 0x1004)))) (then
+      (call $store (i32.const 0) (i64.const 0) (i32.const 0x2000) (i32.const 4096) (i32.const 0x1000))
+      (call $sync (i32.const 0) (i32.const 0x1000))
+      (call $store (i32.const 0) (i64.const 32768) (i32.const 0x2000) (i32.const 4096) (i32.const 0x1000))
+      {then}))";
+
+/// Breaks with that, and does not open where the store tells of it.
+fn told_in_open() -> Vec<u8> {
+    let open = "(call $sync (i32.const 0) (i32.const 0x1000))
+        (if (i32.load8_u (i32.const 0x1000)) (then
+          (i32.store8 (i32.const 0x3000) (i32.const 1)) (i32.store8 (i32.const 0x3008) (i32.const 1))
+          (return (i32.const 0x3000))))";
+    text::device(&[
+        ("open", open.into()),
+        ("read", LOSE.replace("{then}", "unreachable")),
+        ("flush", "(call $sync (i32.const 0) (i32.const 96))".into()),
+        ("data", format!("{RESTARTABLE} {ONE}")),
+    ])
+}
+
+/// Opens all the same, and breaks.
+fn told_in_open_for_nothing() -> Vec<u8> {
+    let imports = r#"
+        (import "wasmblk:block/store@0.1.0" "read" (func $load (param i32 i64 i32 i32)))
+        (import "wasmblk:block/store@0.1.0" "write" (func $store (param i32 i64 i32 i32 i32)))
+        (import "wasmblk:block/store@0.1.0" "flush" (func $sync (param i32 i32)))"#;
+    let open = "(call $sync (i32.const 0) (i32.const 0x1000))".to_owned();
+    text::ring(&[
+        ("module", imports.into()),
+        ("open", open + &LOSE.replace("{then}", "")),
+        ("poll", "(if (local.get $events) (then unreachable))".into()),
+        ("data", format!("{RESTARTABLE} {ONE}")),
+    ])
+}
+
+const RESTARTABLE: &str = r#"(data (i32.const 28) "\20")"#;
+const ONE: &str = r#"(data (i32.const 0x2000) "\01")"#;
+
+#[test]
+fn what_an_instance_was_told_in_its_open_is_not_forgotten() {
+    in_bed(&Machine::default(), || {
+        let folder = Folder::new("told");
+        for (name, bytes, restarts, opens) in [
+            ("told1", told_in_open(), 0, 1),
+            ("told2", told_in_open_for_nothing(), 1, 0),
+        ] {
+            let guest = folder.file("guest.wasm", &bytes);
+            let stores = [disk_with_a_hole(name)];
+            let guest = Prepared::with_stores(&guest, &stores, direct::limits());
+            let mut disk = guest.and_then(|guest| guest.direct()).expect("it opens");
+            // The store would tell the next instance that all is well.
+            assert_eq!(disk.read(0, &mut [0; 512]), Err(Errno::EIO), "{name}");
+            assert_eq!(disk.flush(), Err(Errno::EIO), "{name}");
+            let reason = disk.health.reason().unwrap_or_default();
+            assert!(reason.contains("did not flush"), "{name}: {reason}");
+            let failed_opens = disk.health.faults().failed_opens.count;
+            let found = (disk.health.restarts(), failed_opens);
+            assert_eq!(found, (restarts, opens), "{name}");
+        }
+    });
+}
+
+#[test]
+fn who_was_told_what_is_lost_has_no_next_instance() {
+    in_bed(&Machine::default(), || {
+        let count = Backing::new("count", 4096);
+        let stores = [disk_with_a_hole("told"), count.grant("count", "")];
+        let mut disk = Direct::open_with("fragile", &[], &stores).expect("it opens");
+        disk.write(32 << 10, &[7; 4096], false)
+            .expect("the system takes it");
+        assert_eq!(disk.flush(), Err(Errno::EIO));
+        assert!(!disk.health.has_failed());
+        assert_eq!(disk.read(4096, &mut [0; 512]), Err(Errno::EIO));
+        let reason = disk.health.reason().unwrap_or_default();
+        assert!(reason.contains("did not flush"), "{reason}");
+        assert_eq!(disk.health.restarts(), 0);
+    });
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub struct Account {
     copied_bytes: u64,
     /// The guest is not called any more: transfers end, and do not go on.
     closed: bool,
-    /// A store did not make something durable. It says so once: who asks again is told that all is well.
+    /// A store did not make something durable.
     has_lost: bool,
 }
 

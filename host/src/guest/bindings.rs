@@ -3,5 +3,4 @@
 wasmtime::component::bindgen!({
     path: "../wit",
     world: "any-disk",
-    imports: { "wasmblk:block/store": trappable },
 });

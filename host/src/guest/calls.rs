@@ -99,10 +99,6 @@ impl Running for Calls<Instance> {
         self.backend.take_fault()
     }
 
-    fn has_lost(&self) -> bool {
-        self.backend.has_lost()
-    }
-
     fn take_requests(&mut self, take: &mut dyn FnMut(u32, &Checked)) {
         for (slot, request) in self.waiting.drain(..) {
             take(slot, &request);

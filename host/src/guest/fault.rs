@@ -144,6 +144,8 @@ impl Faults {
 #[derive(Debug, Default)]
 pub struct Health {
     failed: AtomicBool,
+    /// A store did not make something durable. It says so once: whoever asks it again is told that all is well.
+    lost: AtomicBool,
     restarts: AtomicU64,
     words: Mutex<Words>,
 }
@@ -215,6 +217,16 @@ impl Health {
     /// Counts an instance that took the place of one that was.
     pub(super) fn count_restart(&self) {
         self.restarts.fetch_add(1, Relaxed);
+    }
+
+    /// A store did not make something durable, which an instance was told.
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Relaxed);
+    }
+
+    /// Whether that was ever so: an instance that was not told could not know.
+    pub(super) fn has_lost(&self) -> bool {
+        self.lost.load(Relaxed)
     }
 
     /// Marks the device as failed: from now on every request is answered with EIO at once. The first

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime::{Error, Result, StoreContextMut, bail, ensure, format_err};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::WasiCtx;
 
 use super::bindings::wasmblk::block::{host, store as bindings_store, types};
 use super::clock::Call;
-use super::fault;
+use super::fault::{self, Health};
 use super::limiter::{Budget, Limiter};
+use super::link::Link;
 use super::log::LogGate;
 use super::missing::{AllMissing, Missing};
 use super::pace::Pace;
@@ -76,8 +77,8 @@ pub(super) struct State {
     pub(super) limiter: Limiter,
     pub(super) lent: Lent,
     pub(super) waiting: Waiting,
-    /// A store did not flush.
-    pub(super) has_lost: bool,
+    /// How the device's instances are.
+    health: Arc<Health>,
     /// Where its computing time has a limit.
     pub(super) pace: Option<Pace>,
     stores: Arc<Stores>,
@@ -86,10 +87,12 @@ pub(super) struct State {
     log: Arc<LogGate>,
     /// What says when a call has been too long.
     pub(super) call: Option<Arc<Call>>,
-    wasi: WasiCtx,
+    pub(super) wasi: WasiCtx,
     pub(super) directories: Arc<Directories>,
     pub(super) remotes: Arc<Remotes>,
     pub(super) table: ResourceTable,
+    /// What is there in its place for a call that has to end.
+    pub(super) no_table: Option<ResourceTable>,
 }
 
 /// Whether a guest may wait for a store.
@@ -113,7 +116,12 @@ pub(super) enum Lent {
 }
 
 impl State {
-    pub(super) fn new(budget: Budget, log: Arc<LogGate>, granted: &Granted) -> State {
+    pub(super) fn new(
+        budget: Budget,
+        log: Arc<LogGate>,
+        health: Arc<Health>,
+        granted: &Granted,
+    ) -> State {
         // What a guest may make of these is memory of the host.
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::GUEST_RESOURCES_MAX);
@@ -121,7 +129,7 @@ impl State {
             limiter: Limiter::new(budget),
             lent: Lent::Closed,
             waiting: Waiting::Allowed,
-            has_lost: false,
+            health,
             pace: None,
             stores: granted.stores.clone(),
             missing: AllMissing::default(),
@@ -131,6 +139,7 @@ impl State {
             remotes: granted.remotes.clone(),
             log,
             table,
+            no_table: None,
         }
     }
 
@@ -140,29 +149,28 @@ impl State {
     }
 }
 
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        wasi::enter(self.has_network());
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.table,
-        }
-    }
-}
-
 /// Everything that a guest may import.
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
-    // By hand: the bindings would copy what is passed, however long it is.
-    let mut host = linker.instance(HOST)?;
-    host.func_wrap("log", log)?;
-    host.func_wrap("lend", lend)?;
     types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
-    bindings_store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
-    linker.allow_shadowing(true);
+    // By hand: the bindings would copy what is passed, however long it is, and not look at the time.
+    let mut host = linker.instance(HOST)?;
+    host.link("log", log)?;
+    host.link("lend", lend)?;
     let mut stores = linker.instance(STORE)?;
-    stores.func_wrap("find", find)?;
-    stores.func_wrap("write", write)?;
-    linker.allow_shadowing(false);
+    stores.link("find", find)?;
+    stores.link("read", |store, (number, offset, length)| {
+        store.data().read(number, offset, length)
+    })?;
+    stores.link("write", |store, (number, offset, data): (_, _, Passed)| {
+        data.look(|data| store.data().write(number, offset, data))
+    })?;
+    stores.link("flush", |store, (number,)| store.data().flush(number))?;
+    stores.link("discard", |store, (number, offset, length)| {
+        store.data().discard(number, offset, length)
+    })?;
+    stores.link("write-zeroes", |store, (number, offset, length, way)| {
+        store.data().write_zeroes(number, offset, length, way)
+    })?;
     wasi::add_to_linker(linker)
 }
 
@@ -171,11 +179,11 @@ impl types::Host for State {}
 const HOST: &str = "wasmblk:block/host@0.1.0";
 const STORE: &str = "wasmblk:block/store@0.1.0";
 
-type Found = Option<bindings_store::Shape>;
-
-fn find(mut store: StoreContextMut<'_, State>, (name,): (Words,)) -> Result<(Found,)> {
-    let found = bindings_store::Host::find(store.data_mut(), name.0)?;
-    Ok((found,))
+fn find(
+    mut store: StoreContextMut<'_, State>,
+    (name,): (Words,),
+) -> Result<(Option<bindings_store::Shape>,)> {
+    Ok((store.data_mut().find(name.0),))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the linker's shape")]
@@ -212,64 +220,43 @@ fn lend(mut store: StoreContextMut<'_, State>, (list,): (Passed,)) -> Result<()>
 }
 
 /// What a function of the interface `store` answers. The outer error ends the guest.
-type Answer<T> = Result<std::result::Result<T, types::Errno>>;
+type Answer<T> = Result<(std::result::Result<T, types::Errno>,)>;
 
-#[expect(clippy::needless_pass_by_value, reason = "the linker's shape")]
-fn write(
-    store: StoreContextMut<'_, State>,
-    (number, offset, data): (u32, u64, Passed),
-) -> Result<(std::result::Result<(), types::Errno>,)> {
-    let state = store.data();
-    Ok((data.look(|data| state.write(number, offset, data))?,))
-}
-
+/// The interface `store`.
 impl State {
-    /// A store by its number, for a guest that may wait. The outer error ends the guest.
-    fn store(&self, number: u32) -> Answer<&Store> {
-        ensure!(
-            self.waiting == Waiting::Allowed,
-            "it waits for a store, which a ring guest may do in its open only"
-        );
-        let store = self.stores.all().get(number as usize);
-        Ok(store.ok_or(types::Errno::Invalid))
-    }
-
-    fn on_store<T>(
-        &self,
-        number: u32,
-        work: impl FnOnce(&Store) -> std::result::Result<T, Errno>,
-    ) -> Answer<T> {
-        let store = self.store(number)?;
-        Ok(store.and_then(|store| work(store).map_err(fault::guest_errno)))
-    }
-
-    fn write(&self, number: u32, offset: u64, data: &[u8]) -> Answer<()> {
-        if data.len() > limits::TRANSFER_BYTES_MAX as usize {
-            return Ok(Err(types::Errno::Invalid));
-        }
-        self.on_store(number, |store| store.write(offset, data))
-    }
-}
-
-impl bindings_store::Host for State {
-    fn find(&mut self, name: String) -> Result<Option<bindings_store::Shape>> {
+    fn find(&mut self, name: String) -> Option<bindings_store::Shape> {
         let mut stores = (0..).zip(self.stores.all());
         let found = stores.find(|(_, store)| store.name == name);
         if found.is_none() && is_name(&name) {
             self.missing.note(Missing::Store(name));
         }
-        Ok(found.map(|(number, store)| bindings_store::Shape {
+        found.map(|(number, store)| bindings_store::Shape {
             number,
             size_bytes: store.shape.size_bytes,
             block_bytes: store.shape.block_bytes,
             align_bytes: store.shape.align_bytes,
             read_only: store.shape.read_only,
-        }))
+        })
     }
 
-    fn read(&mut self, number: u32, offset: u64, length: u32) -> Answer<Vec<u8>> {
+    /// Has a store work, by its number, for a guest that may wait.
+    fn on_store<T>(
+        &self,
+        number: u32,
+        work: impl FnOnce(&Store) -> std::result::Result<T, Errno>,
+    ) -> Answer<T> {
+        ensure!(
+            self.waiting == Waiting::Allowed,
+            "it waits for a store, which a ring guest may do in its open only"
+        );
+        let store = self.stores.all().get(number as usize);
+        let store = store.ok_or(types::Errno::Invalid);
+        Ok((store.and_then(|store| work(store).map_err(fault::guest_errno)),))
+    }
+
+    fn read(&self, number: u32, offset: u64, length: u32) -> Answer<Vec<u8>> {
         if length > limits::TRANSFER_BYTES_MAX {
-            return Ok(Err(types::Errno::Invalid));
+            return Ok((Err(types::Errno::Invalid),));
         }
         self.on_store(number, |store| {
             let mut data = vec![0; length as usize];
@@ -277,18 +264,22 @@ impl bindings_store::Host for State {
         })
     }
 
-    // Not called: the linker has one that does not copy.
-    fn write(&mut self, number: u32, offset: u64, data: Vec<u8>) -> Answer<()> {
-        State::write(self, number, offset, &data)
+    fn write(&self, number: u32, offset: u64, data: &[u8]) -> Answer<()> {
+        if data.len() > limits::TRANSFER_BYTES_MAX as usize {
+            return Ok((Err(types::Errno::Invalid),));
+        }
+        self.on_store(number, |store| store.write(offset, data))
     }
 
-    fn flush(&mut self, number: u32) -> Answer<()> {
+    fn flush(&self, number: u32) -> Answer<()> {
         let flushed = self.on_store(number, Store::flush);
-        self.has_lost |= matches!(flushed, Ok(Err(_)));
+        if matches!(flushed, Ok((Err(_),))) {
+            self.health.lose();
+        }
         flushed
     }
 
-    fn discard(&mut self, number: u32, offset: u64, length: u32) -> Answer<()> {
+    fn discard(&self, number: u32, offset: u64, length: u32) -> Answer<()> {
         self.on_store(number, |store| {
             match store.write_zeroes(offset, length, true) {
                 // It is a wish.
@@ -298,13 +289,7 @@ impl bindings_store::Host for State {
         })
     }
 
-    fn write_zeroes(
-        &mut self,
-        number: u32,
-        offset: u64,
-        length: u32,
-        may_discard: bool,
-    ) -> Answer<()> {
+    fn write_zeroes(&self, number: u32, offset: u64, length: u32, may_discard: bool) -> Answer<()> {
         self.on_store(number, |store| {
             store.write_zeroes(offset, length, may_discard)
         })

@@ -53,11 +53,6 @@ impl Instance {
         }
     }
 
-    /// Whether a store did not flush for it.
-    pub(super) fn has_lost(&self) -> bool {
-        self.session.state().has_lost
-    }
-
     /// What ended it, told once.
     pub(super) fn take_fault(&mut self) -> Option<Fault> {
         self.fault.take()

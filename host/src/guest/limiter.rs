@@ -65,6 +65,14 @@ impl Limiter {
         other.take(0, bytes, 1).then_some(other)
     }
 
+    /// So much of what was taken, which is there until the end of what is returned.
+    pub(super) fn part(&mut self, bytes: usize) -> Limiter {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        let budget = self.budget.clone();
+        Limiter { budget, bytes }
+    }
+
     /// Gives back some of what was taken.
     pub(super) fn give_back(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);

@@ -8,7 +8,7 @@ use wasmtime::{Engine, Store};
 use super::bindings::exports::wasmblk::block::{device, ring as bindings_ring, trim};
 use super::bindings::wasmblk::block::types::OpenError;
 use super::contract::{self, Contract};
-use super::fault;
+use super::fault::{self, Health};
 use super::imports::{self, Granted, State};
 use super::limiter::Budget;
 use super::log::LogGate;
@@ -162,12 +162,10 @@ impl Guest {
     }
 
     /// A store for one instance, which has the memory for what that takes by itself.
-    pub(super) fn new_store(&self) -> Result<Store<State>> {
-        let engine = self.linked.engine();
-        let mut store = Store::new(
-            engine,
-            State::new(self.budget.clone(), self.log.clone(), &self.granted),
-        );
+    pub(super) fn new_store(&self, health: Arc<Health>) -> Result<Store<State>> {
+        let (budget, log) = (self.budget.clone(), self.log.clone());
+        let state = State::new(budget, log, health, &self.granted);
+        let mut store = Store::new(self.linked.engine(), state);
         if !store.data_mut().limiter.take(0, self.room.bytes(), 1) {
             return Err(self.no_room());
         }

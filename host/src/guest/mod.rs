@@ -17,6 +17,7 @@ mod imports;
 mod inspect;
 mod instance;
 mod limiter;
+mod link;
 mod loaded;
 mod log;
 mod missing;

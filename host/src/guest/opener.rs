@@ -12,14 +12,13 @@ use super::clock::Clock;
 use super::fault::{Fault, Health};
 use super::imports::State;
 use super::instance::{Functions, Instance};
-use super::limiter::Limiter;
 use super::loaded::{DeviceIndices, Exports, Guest};
 use super::ring;
 use super::session::Session;
 use super::supervisor::{Running, Supervisor};
 use crate::block::{Claims, Geometry, Target, TrimClaims};
-use crate::error::{Context, Error, Result};
-use crate::sys::{Arena, Place, Slots};
+use crate::error::{Context, Result};
+use crate::sys::{Place, Slots};
 
 /// Requests in flight on one device.
 #[derive(Clone, Copy, Debug)]
@@ -158,19 +157,11 @@ impl Opener {
         let guest = &self.guest;
         let arena = before.and_then(|place| place.arena.clone());
         let mut session = self.new_session()?;
-        // Until this instance sees the arena of the one before, it is there beside its own memory.
-        let mut kept = Limiter::new(guest.budget.clone());
-        if !kept.take(0, arena.as_ref().map_or(0, Arena::bytes), 1) {
-            return Err(Error::failed(
-                "all of the guest's memory is in use; see --memory-mib",
-            ));
-        }
         let opened = session.call(|store| {
             let instance = guest.linked.instantiate(&mut *store)?;
             let shape = ring::shape(depth, guest.limits.transfer_bytes);
             ring::open(store, &instance, indices, &self.options, (shape, arena))
         });
-        drop(kept);
         // It uses stores by transfers now.
         session.give_back_memory(guest.room.for_stores);
         let opened = guest.accept(opened);

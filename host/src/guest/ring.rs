@@ -7,6 +7,7 @@ use super::account::Account;
 use super::bindings::exports::wasmblk::block::ring;
 use super::fault::Fault;
 use super::imports::{Lent, State, Waiting};
+use super::limiter::Limiter;
 use super::opener::claims;
 use super::records::{self, RECORD_BYTES, Record};
 use super::session::Session;
@@ -27,6 +28,7 @@ pub(super) struct Ring {
     session: Session,
     guest: ring::Guest,
     account: Account,
+    arena_bytes: usize,
     /// Events that are written and not polled.
     written: u32,
     again: bool,
@@ -153,6 +155,7 @@ impl Opening {
             session,
             guest: self.guest,
             account: Account::new(terms),
+            arena_bytes: self.arena.bytes(),
             written: 0,
             again: true,
             first: Output::default(),
@@ -249,6 +252,9 @@ impl Target for Ring {
 
     fn ended(&mut self, token: u32, ended: Ended, output: &mut Output) {
         self.account.ended(token, ended, output);
+        if self.account.has_lost() {
+            self.session.health().lose();
+        }
     }
 
     fn poll(&mut self, output: &mut Output) -> Next {
@@ -279,8 +285,8 @@ impl Running for Ring {
         self.account.take_requests(take);
     }
 
-    fn has_lost(&self) -> bool {
-        self.account.has_lost()
+    fn keep_arena(&mut self) -> Option<Limiter> {
+        Some(self.session.part_of_memory(self.arena_bytes))
     }
 
     fn under_way(&self) -> u32 {

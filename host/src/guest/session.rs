@@ -5,11 +5,12 @@ use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Duration;
 
-use wasmtime::{Store, UpdateDeadline};
+use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::clock::{Call, Clock};
 use super::fault::Health;
 use super::imports::State;
+use super::limiter::Limiter;
 use super::loaded::Guest;
 use super::pace::Pace;
 use crate::error::{Error, Result};
@@ -32,7 +33,7 @@ impl Session {
     /// Where the guest's limit has no memory for it.
     pub(super) fn new(guest: &Guest, clock: &Clock, health: Arc<Health>) -> Result<Session> {
         let deadline = guest.limits.deadline;
-        let mut store = guest.new_store()?;
+        let mut store = guest.new_store(health.clone())?;
         let (meter, allowance) = (&guest.meter, &guest.allowance);
         let call = clock.watch(meter.clone(), deadline, allowance.clone());
         let pace = |allowance| Pace::new(allowance, meter.clone(), call.clone(), clock.ticks());
@@ -58,9 +59,9 @@ impl Session {
         self.clock.ticks()
     }
 
-    /// What belongs to the instance on the host's side.
-    pub(super) fn state(&self) -> &State {
-        self.store.data()
+    /// How the device's instances are.
+    pub(super) fn health(&self) -> &Health {
+        &self.health
     }
 
     /// Counts memory of the host as the guest's, as long as this instance is there; says whether there was room.
@@ -71,6 +72,11 @@ impl Session {
     /// Gives back some of what is taken for it.
     pub(super) fn give_back_memory(&mut self, bytes: usize) {
         self.store.data_mut().limiter.give_back(bytes);
+    }
+
+    /// So much of what is taken for it, which outlives it.
+    pub(super) fn part_of_memory(&mut self, bytes: usize) -> Limiter {
+        self.store.data_mut().limiter.part(bytes)
     }
 
     /// How to grant what it looked for in vain, behind an error that may be due to that.
@@ -93,6 +99,14 @@ impl Session {
         let running = self.call.begin();
         let unwound = GiveUpOnPanic(&self.health);
         let outcome = call(&mut self.store);
+        // Whatever it ends with: it was made to (`link.rs`).
+        let outcome = outcome.map_err(|why| {
+            if self.call.is_overdue() {
+                why.context(Trap::Interrupt)
+            } else {
+                why
+            }
+        });
         drop((running, unwound));
         outcome
     }

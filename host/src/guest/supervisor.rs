@@ -6,6 +6,7 @@ use std::time::Instant;
 use tracing::{error, info};
 
 use super::fault::Fault;
+use super::limiter::Limiter;
 use super::opener::{Begun, Opener};
 use crate::backoff::Backoff;
 use crate::block::{Answer, Checked, Ended, Errno, Geometry, Next, Output, Target};
@@ -21,9 +22,9 @@ pub(super) trait Running: Target {
     /// Gives back all requests that it has not answered, when it is not called any more.
     fn take_requests(&mut self, take: &mut dyn FnMut(u32, &Checked));
 
-    /// Whether a store did not make something durable for it: the next instance could not know.
-    fn has_lost(&self) -> bool {
-        false
+    /// It is about to end: what its arena takes of the guest's memory, where it has one, is taken on.
+    fn keep_arena(&mut self) -> Option<Limiter> {
+        None
     }
 
     /// Its transfers that are under way.
@@ -42,6 +43,8 @@ pub(super) struct Supervisor {
     opener: Opener,
     geometry: Geometry,
     place: Place,
+    /// What the arena takes of the guest's memory, while no instance has it in its own.
+    kept: Option<Limiter>,
     /// The instance; `None` where there is none to be called.
     running: Option<Box<dyn Running + Send>>,
     /// Requests without an answer that no instance has, by slot.
@@ -62,6 +65,7 @@ impl Supervisor {
             opener,
             geometry: begun.geometry,
             place: begun.place,
+            kept: None,
             running: Some(begun.running),
             replays: None,
             has_ended: false,
@@ -137,18 +141,17 @@ impl Supervisor {
         {
             return Next::Submitted;
         }
-        if self
-            .running
-            .as_ref()
-            .is_some_and(|running| running.has_lost())
-        {
+        // Also where that was an instance which did not come up.
+        if self.opener.health.has_lost() {
             let reason = "a store did not flush, and the instance that knew has ended";
             error!("the guest has failed; from now on every request is EIO: {reason}");
             self.opener.health.give_up(reason);
             return self.give_up(output);
         }
-        // Its memory is the next one's.
-        self.running = None;
+        // Its memory is the next one's, but for the arena, which stays.
+        if let Some(mut running) = self.running.take() {
+            self.kept = running.keep_arena();
+        }
         let Some(time) = self.restart_at else {
             return Next::Again;
         };
@@ -162,6 +165,7 @@ impl Supervisor {
                 return Next::Again;
             }
         };
+        self.kept = None;
         self.restart_at = None;
         self.opener.health.count_restart();
         info!("the next instance of the guest serves");

@@ -23,7 +23,7 @@ pub(crate) fn beginning(given: &[Given], deed: &str) -> String {
 }
 
 /// Memory for what is passed, and a place in it.
-const MEMORY: &str = r#"
+pub(super) const MEMORY: &str = r#"
   (core module $libc (memory (export "memory") 64)
     (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 64)))
   (core instance $libc (instantiate $libc))

@@ -10,4 +10,5 @@ pub(crate) mod open_files;
 pub(crate) mod ring;
 pub(crate) mod spenders;
 pub(crate) mod start;
+pub(crate) mod straight;
 pub(crate) mod text;

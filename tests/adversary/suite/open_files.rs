@@ -62,6 +62,8 @@ const WASI: &str = r#"
       (result (result (own $i) (error $e)))))
     (export "[method]descriptor.symlink-at" (func (param "self" (borrow $d)) (param "old-path" string)
       (param "new-path" string) (result (result (error $e)))))
+    (export "[method]descriptor.unlink-file-at" (func (param "self" (borrow $d)) (param "path" string)
+      (result (result (error $e)))))
     (export "[method]descriptor.readlink-at" (func (param "self" (borrow $d)) (param "path" string)
       (result (result string (error $e)))))
     (export "[method]descriptor.read-directory"
@@ -83,12 +85,13 @@ const WASI: &str = r#"
   (core func $list (canon lower (func $types "[method]descriptor.read-directory") (memory $memory)))
   (core func $entry (canon lower (func $types "[method]directory-entry-stream.read-directory-entry")
     (memory $memory) (realloc $realloc)))
+  (core func $unlink (canon lower (func $types "[method]descriptor.unlink-file-at") (memory $memory)))
   (core func $link-of (canon lower (func $types "[method]descriptor.readlink-at") (memory $memory)
     (realloc $realloc) string-encoding=utf16))
   (core func $drop (canon resource.drop $descriptor))
 "#;
 
-const GIVEN: [Given; 12] = [
+const GIVEN: [Given; 13] = [
     ("dirs", "(param i32)"),
     ("open", "(param i32 i32 i32 i32 i32 i32 i32)"),
     ("read", "(param i32 i64 i64 i32)"),
@@ -103,6 +106,7 @@ const GIVEN: [Given; 12] = [
     ("list", "(param i32 i32)"),
     ("entry", "(param i32 i32)"),
     ("link-of", "(param i32 i32 i32 i32)"),
+    ("unlink", "(param i32 i32 i32 i32)"),
     ("drop", "(param i32)"),
 ];
 

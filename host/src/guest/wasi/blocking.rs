@@ -11,6 +11,7 @@ use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, StreamResult};
 use super::context::Replaced;
 use super::waits::wait;
 use crate::guest::imports::State;
+use crate::guest::link::Link;
 use crate::limits;
 use crate::sys::Passed;
 
@@ -46,19 +47,19 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
             })?
         },
     )?;
-    streams.func_wrap("[method]input-stream.blocking-read", read)?;
-    streams.func_wrap("[method]input-stream.blocking-skip", skip)?;
-    streams.func_wrap("[method]output-stream.write", write)?;
-    streams.func_wrap("[method]output-stream.blocking-flush", flush)?;
-    streams.func_wrap(
+    streams.link("[method]input-stream.blocking-read", read)?;
+    streams.link("[method]input-stream.blocking-skip", skip)?;
+    streams.link("[method]output-stream.write", write)?;
+    streams.link("[method]output-stream.blocking-flush", flush)?;
+    streams.link(
         "[method]output-stream.blocking-write-and-flush",
         write_and_flush,
     )?;
-    streams.func_wrap(
+    streams.link(
         "[method]output-stream.blocking-write-zeroes-and-flush",
         write_zeroes,
     )?;
-    streams.func_wrap("[method]output-stream.blocking-splice", splice)
+    streams.link("[method]output-stream.blocking-splice", splice)
 }
 
 fn read(

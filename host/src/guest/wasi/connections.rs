@@ -11,6 +11,7 @@ use wasmtime_wasi::sockets::WasiSocketsView;
 
 use super::context::Replaced;
 use crate::guest::imports::State;
+use crate::guest::link::Link;
 use crate::guest::missing::Missing;
 use crate::limits;
 
@@ -22,9 +23,7 @@ const TCP: &str = "wasi:sockets/tcp@0.2.12";
 pub(super) const REPLACED: Replaced = (CREATE, &["create-tcp-socket"]);
 
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
-    linker
-        .instance(CREATE)?
-        .func_wrap("create-tcp-socket", create)?;
+    linker.instance(CREATE)?.link("create-tcp-socket", create)?;
     linker.instance(TCP)?.resource(
         "tcp-socket",
         ResourceType::host::<TcpSocket>(),

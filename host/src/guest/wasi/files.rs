@@ -18,6 +18,7 @@ use wasmtime_wasi::{FsPerms, OpenMode};
 use super::context::Replaced;
 use super::streams::{Reader, Writer};
 use crate::guest::imports::State;
+use crate::guest::link::Link;
 use crate::guest::missing::Missing;
 use crate::limits;
 use crate::sys::Passed;
@@ -49,15 +50,15 @@ pub(super) type Answer<T> = Result<(std::result::Result<T, ErrorCode>,)>;
 
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     let mut types = linker.instance(TYPES)?;
-    types.func_wrap("[method]descriptor.open-at", open_at)?;
-    types.func_wrap("[method]descriptor.write", write)?;
-    types.func_wrap("[method]descriptor.read-via-stream", read_via_stream)?;
-    types.func_wrap("[method]descriptor.write-via-stream", write_via_stream)?;
-    types.func_wrap("[method]descriptor.append-via-stream", append_via_stream)?;
-    types.func_wrap("[method]descriptor.symlink-at", symlink_at)?;
+    types.link("[method]descriptor.open-at", open_at)?;
+    types.link("[method]descriptor.write", write)?;
+    types.link("[method]descriptor.read-via-stream", read_via_stream)?;
+    types.link("[method]descriptor.write-via-stream", write_via_stream)?;
+    types.link("[method]descriptor.append-via-stream", append_via_stream)?;
+    types.link("[method]descriptor.symlink-at", symlink_at)?;
     linker
         .instance(PREOPENS)?
-        .func_wrap("get-directories", get_directories)
+        .link("get-directories", get_directories)
 }
 
 /// A directory, and the name that the guest has for it.

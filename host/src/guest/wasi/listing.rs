@@ -12,6 +12,7 @@ use super::context::Replaced;
 use super::files::{Answer, TYPES, code};
 use crate::guest::imports::State;
 use crate::guest::limiter::Limiter;
+use crate::guest::link::Link;
 use crate::limits;
 
 /// What is replaced.
@@ -42,8 +43,8 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
             Ok(())
         },
     )?;
-    types.func_wrap("[method]descriptor.read-directory", read_directory)?;
-    types.func_wrap(
+    types.link("[method]descriptor.read-directory", read_directory)?;
+    types.link(
         "[method]directory-entry-stream.read-directory-entry",
         read_directory_entry,
     )

@@ -13,6 +13,7 @@ use wasmtime_wasi::p2::{DynPollable, Network, Pollable, subscribe};
 use super::context::Replaced;
 use super::remote::Remote;
 use crate::guest::imports::State;
+use crate::guest::link::Link;
 use crate::guest::missing::Missing;
 use crate::sys::Words;
 
@@ -51,9 +52,9 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
             Ok(())
         },
     )?;
-    names.func_wrap("resolve-addresses", resolve)?;
-    names.func_wrap("[method]resolve-address-stream.resolve-next-address", next)?;
-    names.func_wrap(
+    names.link("resolve-addresses", resolve)?;
+    names.link("[method]resolve-address-stream.resolve-next-address", next)?;
+    names.link(
         "[method]resolve-address-stream.subscribe",
         |mut store: StoreContextMut<'_, State>, (addresses,): (Resource<Addresses>,)| {
             let pollable: Resource<DynPollable> =

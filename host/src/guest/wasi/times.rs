@@ -10,6 +10,7 @@ use wasmtime_wasi::p2::bindings::sync::filesystem::types::{ErrorCode, NewTimesta
 use super::context::Replaced;
 use super::files::{Answer, TYPES, code, look_up};
 use crate::guest::imports::State;
+use crate::guest::link::Link;
 
 /// What is replaced.
 pub(super) const REPLACED: Replaced = (TYPES, &["[method]descriptor.set-times-at"]);
@@ -17,7 +18,7 @@ pub(super) const REPLACED: Replaced = (TYPES, &["[method]descriptor.set-times-at
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     linker
         .instance(TYPES)?
-        .func_wrap("[method]descriptor.set-times-at", set_times_at)
+        .link("[method]descriptor.set-times-at", set_times_at)
 }
 
 fn set_times_at(

@@ -15,6 +15,7 @@ use wasmtime_wasi::p2::bindings::io::poll::{Host, HostPollable};
 use super::ambient;
 use super::context::Replaced;
 use crate::guest::imports::State;
+use crate::guest::link::Link;
 
 /// The one version that wasmtime-wasi 48 provides; it serves all that guests may name.
 const POLL: &str = "wasi:io/poll@0.2.12";
@@ -27,8 +28,8 @@ const STEP: Duration = Duration::from_millis(10);
 
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     let mut instance = linker.instance(POLL)?;
-    instance.func_wrap("poll", poll)?;
-    instance.func_wrap("[method]pollable.block", block)
+    instance.link("poll", poll)?;
+    instance.link("[method]pollable.block", block)
 }
 
 fn poll(
