@@ -4,6 +4,7 @@
 mod errand;
 mod keeper;
 mod launch;
+mod lines;
 mod log;
 mod minder;
 mod recovery;
