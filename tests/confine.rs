@@ -9,7 +9,8 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::{Signal, getpid, getppid, kill_process};
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 use tests::backing::Backing;
 use tests::bed::in_bed;
 use tests::disk::{Disk, fio, must, nothing_left, processes, run, wait_until, wasmblk};
@@ -135,6 +136,10 @@ fn what_is_left_is_nothing() {
             assert!(TcpListener::bind("127.0.0.1:0").is_err());
             assert!(UnixStream::pair().is_err());
             assert!(kill_process(getpid(), Signal::URG).is_err());
+            // Where it runs itself it may say, not where others do.
+            let all = sched_getaffinity(None).expect("it runs somewhere");
+            assert!(sched_setaffinity(None, &all).is_ok());
+            assert!(sched_setaffinity(getppid(), &all).is_err());
             assert!(rustix::process::chdir("/").is_err());
             assert!(Command::new("/bin/true").spawn().is_err());
             // But threads, and memory.
