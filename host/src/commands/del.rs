@@ -128,7 +128,13 @@ fn delete(control: &mut Control, run_dir: &RunDir, id: u32, force: bool) -> Resu
     }
     let ended = end.map_or(Ok(()), |end| wait_for_end(end, id));
     let _lock = run_dir.lock()?;
-    if matches!(devices::find(run_dir, id)?, Found::Dead(_)) {
+    let gone = match devices::find(run_dir, id) {
+        Ok(found) => matches!(found, Found::Dead(_)),
+        // Who serves it may mean no good.
+        Err(_) if force => true,
+        Err(error) => return Err(error),
+    };
+    if gone {
         // Its process may have deleted it, and its number may be another's since, a broker's for instance.
         let now = control.info(id);
         if now.map_or(true, |now| now.ublksrv_flags == info.ublksrv_flags) {
