@@ -18,7 +18,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tests::PATIENCE;
 use tests::bed::in_bed;
-use tests::disk::{Disk, processes, wait_until, wasmblk};
+use tests::disk::{Disk, must, nothing_left, processes, wait_until, wasmblk};
 use tests::uml::Machine;
 use tests::user::User;
 use wasmblk::broker::wire::{Reply, encode};
@@ -30,13 +30,8 @@ use crate::cli::{Folder, expect};
 use crate::confine::status;
 
 /// A device's socket, where somebody answers each of `clients` like this.
-fn answer(
-    folder: &Folder,
-    clients: usize,
-    answer: impl Fn(UnixStream) + Send + 'static,
-) -> PathBuf {
-    let path = PathBuf::from(folder.path("3.sock"));
-    let listener = UnixListener::bind(&path).expect("a socket");
+fn answer(path: &Path, clients: usize, answer: impl Fn(UnixStream) + Send + 'static) {
+    let listener = UnixListener::bind(path).expect("a socket");
     thread::spawn(move || {
         for client in listener.incoming().take(clients) {
             let mut client = client.expect("a client");
@@ -44,7 +39,15 @@ fn answer(
             answer(client);
         }
     });
-    path
+}
+
+/// Sends a byte now and then, until nobody listens.
+fn drip(mut to: UnixStream) {
+    let end = Instant::now() + PATIENCE;
+    while to.write_all(b" ").is_ok() {
+        assert!(Instant::now() < end, "it is listened to for ever");
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// What asks, by the kind of error that comes of it.
@@ -56,13 +59,8 @@ fn all(path: &Path) -> [Option<ErrorKind>; 3] {
 #[test]
 fn an_answer_that_comes_byte_by_byte_is_not_waited_for() {
     let folder = Folder::new("drip");
-    let path = answer(&folder, 2, |mut client| {
-        let end = Instant::now() + PATIENCE;
-        while client.write_all(b" ").is_ok() {
-            assert!(Instant::now() < end, "it is listened to for ever");
-            thread::sleep(Duration::from_millis(50));
-        }
-    });
+    let path = PathBuf::from(folder.path("3.sock"));
+    answer(&path, 2, drip);
     assert_eq!(
         ask(&path).err().map(|why| why.kind()),
         Some(ErrorKind::TimedOut)
@@ -74,7 +72,8 @@ fn an_answer_that_comes_byte_by_byte_is_not_waited_for() {
 #[test]
 fn an_answer_without_end_takes_no_memory() {
     let folder = Folder::new("flood");
-    let path = answer(&folder, 3, |mut client| {
+    let path = PathBuf::from(folder.path("3.sock"));
+    answer(&path, 3, |mut client| {
         let mut sent = 0;
         while let Ok(bytes) = client.write(&[b' '; 65536]) {
             sent += bytes;
@@ -114,7 +113,7 @@ fn hostile_status(id: u32) -> Vec<u8> {
 #[test]
 fn words_of_a_device_do_not_command_a_terminal() {
     let folder = Folder::new("words");
-    let _ = answer(&folder, 2, |mut client| {
+    answer(Path::new(&folder.path("3.sock")), 2, |mut client| {
         client.write_all(&hostile_status(3)).expect("a client");
     });
     let run_dir = folder.path("");
@@ -134,7 +133,7 @@ fn words_of_a_device_do_not_command_a_terminal() {
 #[test]
 fn a_device_does_not_answer_for_another() {
     let folder = Folder::new("another");
-    let _ = answer(&folder, 1, |mut client| {
+    answer(Path::new(&folder.path("3.sock")), 1, |mut client| {
         client.write_all(&hostile_status(4)).expect("a client");
     });
     let (run_dir, broker) = (folder.path(""), folder.path("no-broker"));
@@ -151,7 +150,7 @@ fn a_device_does_not_answer_for_another() {
 
 #[test]
 fn a_process_that_does_not_end_is_killed() {
-    let mut stays = Command::new("sleep").arg("1000").spawn().expect("it runs");
+    let mut stays = Command::new("sleep").arg("60").spawn().expect("it runs");
     let ended = wait_or_kill(&mut stays, Duration::from_millis(50)).expect("it ends");
     assert_eq!(ended.signal(), Some(Signal::KILL.as_raw()));
     let mut ends = Command::new("true").spawn().expect("it runs");
@@ -181,17 +180,26 @@ fn a_slow_client_keeps_nobody_from_the_device() {
     in_bed(&Machine::default(), || {
         let disk = Disk::add("null", &[]);
         let socket = format!("/run/wasmblk/{}.sock", disk.id);
-        let mut slow = UnixStream::connect(&socket).expect("it listens");
-        let drips = thread::spawn(move || {
-            let end = Instant::now() + PATIENCE;
-            while slow.write_all(b" ").is_ok() {
-                assert!(Instant::now() < end, "it is listened to for ever");
-                thread::sleep(Duration::from_millis(50));
-            }
-        });
+        let slow = UnixStream::connect(&socket).expect("it listens");
+        let drips = thread::spawn(|| drip(slow));
         wait_until("it answers", || wasmblk(&["info", &disk.id]).code == 0);
         drips.join().expect("it is left");
         disk.del();
+    });
+}
+
+#[test]
+fn whoever_answers_cannot_keep_a_device() {
+    in_bed(&Machine::default(), || {
+        let disk = Disk::add("null", &[]);
+        let socket = format!("/run/wasmblk/{}.sock", disk.id);
+        fs::rename(&socket, "/run/old").expect("root may");
+        answer(Path::new(&socket), 9, drip);
+        let words = ["does not answer", "try --force"];
+        expect(&wasmblk(&["del", &disk.id]), 1, &words);
+        must(&["del", "--force", &disk.id]);
+        assert!(!disk.path.exists());
+        nothing_left();
     });
 }
 
@@ -221,8 +229,8 @@ fn what_the_caller_left_open_is_not_in_the_device() {
         assert_eq!(processes.len(), 2);
         let having: Vec<u32> = processes.into_iter().filter(has_it).collect();
         assert!(having.is_empty(), "{having:?}");
-        tests::disk::must(&["del", "0"]);
-        tests::disk::nothing_left();
+        must(&["del", "0"]);
+        nothing_left();
     });
 }
 
