@@ -12,11 +12,15 @@ mod service;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
+use std::process::Command;
+use std::thread;
 
 use tests::bed::in_bed;
 use tests::disk::{fio, must, nothing_left, processes, run, wait_until, wasmblk};
 use tests::uml::Machine;
 use tests::user::{Broker, SOCKET, User, wait_gone};
+use wasmblk::sys::{drop_capabilities, keep_brokers_capabilities};
+use wasmblk::ublk::holders;
 
 use crate::cli::expect;
 
@@ -244,6 +248,53 @@ fn zero_copy_is_for_whom_the_policy_trusts() {
         let id = alice.add("file", &words[..2]);
         let info = alice.must(&["info", "--json", &id.to_string()]);
         assert!(info.contains("\"data_path\": \"copy\""), "{info}");
+        let _ = alice.must(&["del", &id.to_string()]);
+        nothing_left_but(broker);
+    });
+}
+
+/// Without TRY_STOP a warden looks by itself, and the node belongs to the user.
+#[test]
+fn a_warden_sees_that_a_disk_is_mounted_somewhere() {
+    in_bed(&Machine::default(), || {
+        let broker = Broker::start(POLICY);
+        let alice = User::new(ALICE);
+        let id = alice.add("memory", &["--set", "size=16M", "--depth", "16"]);
+        run("mkfs.ext4", &["-q", "-F", &node(id)]);
+        let mount = format!(
+            "mount {} /mnt && touch /tmp/mounted && exec sleep 1000",
+            node(id)
+        );
+        let mut mounted = Command::new("unshare");
+        let mut mounted = mounted
+            .args(["-m", "sh", "-c", &mount])
+            .spawn()
+            .expect("it runs");
+        let looked = |give_up: fn() -> std::io::Result<()>| {
+            let looks = move || {
+                give_up().expect("it has less than before");
+                holders(id)
+            };
+            thread::spawn(looks).join().expect("it looks")
+        };
+        let warden = || looked(|| keep_brokers_capabilities(false));
+        wait_until("it is mounted", || Path::new("/tmp/mounted").exists());
+        let seen = warden();
+        assert!(
+            seen.iter().any(|word| word.contains("mounted or claimed")),
+            "{seen:?}"
+        );
+        let _ = mounted.kill();
+        let _ = mounted.wait();
+        wait_until("it is free", || warden().is_empty());
+        let about = fs::metadata(node(id)).expect("a node");
+        assert_eq!((about.uid(), about.mode() & 0o777), (ALICE, 0o600));
+        // Who may not look at all does not take it for free.
+        let seen = looked(drop_capabilities);
+        assert!(
+            seen.iter().any(|word| word.contains("cannot be told")),
+            "{seen:?}"
+        );
         let _ = alice.must(&["del", &id.to_string()]);
         nothing_left_but(broker);
     });

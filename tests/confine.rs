@@ -7,9 +7,11 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::thread;
 
 use rustix::process::{Signal, getpid, kill_process};
+use rustix::thread::{gettid, sched_getaffinity, sched_setaffinity};
 use tests::backing::Backing;
 use tests::bed::in_bed;
 use tests::disk::{Disk, fio, must, nothing_left, processes, run, wait_until, wasmblk};
@@ -17,6 +19,7 @@ use tests::paths;
 use tests::uml::Machine;
 use wasmblk::confine::{self, Layer, Needed};
 use wasmblk::guest::{Source, compile_here, new_engine};
+use wasmblk::sys::drop_capabilities;
 
 /// A line of /proc/PID/status.
 pub(crate) fn status(pid: &str, name: &str) -> String {
@@ -114,7 +117,15 @@ fn a_data_plane_has_nothing() {
 #[test]
 fn what_is_left_is_nothing() {
     in_bed(&Machine::default(), || {
-        let confined = thread::spawn(|| {
+        // The kernel would let whoever has no more do things to this one.
+        let (tell, told) = channel();
+        thread::spawn(move || {
+            drop_capabilities().expect("it has less than before");
+            tell.send(gettid()).expect("it is awaited");
+            thread::park();
+        });
+        let other = told.recv().expect("it runs");
+        let confined = thread::spawn(move || {
             let store = File::open("/proc/self/status").expect("it is there");
             let engine = new_engine().expect("an engine");
             let source = Source::read(&paths::guest("null")).expect("it is built");
@@ -135,6 +146,10 @@ fn what_is_left_is_nothing() {
             assert!(TcpListener::bind("127.0.0.1:0").is_err());
             assert!(UnixStream::pair().is_err());
             assert!(kill_process(getpid(), Signal::URG).is_err());
+            // Where it runs itself it may say, not where others do.
+            let all = sched_getaffinity(None).expect("it runs somewhere");
+            assert!(sched_setaffinity(None, &all).is_ok());
+            assert!(sched_setaffinity(Some(other), &all).is_err());
             assert!(rustix::process::chdir("/").is_err());
             assert!(Command::new("/bin/true").spawn().is_err());
             // But threads, and memory.

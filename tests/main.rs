@@ -8,6 +8,7 @@ mod codec;
 mod compiler;
 mod confine;
 mod confine_nbd;
+mod control;
 mod counted;
 mod crash;
 mod data;

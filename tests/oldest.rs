@@ -49,6 +49,30 @@ for i in 1 2 3 4 5 6 7 8 9; do [ -e "$disk" ] || break; sleep 1; done
 wasmblk del --all
 [ -z "$(wasmblk list)" ] || fail 'a dead disk is listed'
 
+printf '[[allow]]\nusers = [1000]\ndevices = 1\nmemory_mib = 256\n' >/tmp/policy.toml
+chmod 600 /tmp/policy.toml
+wasmblk broker --policy /tmp/policy.toml >/dev/null &
+broker=$!
+while [ ! -e /run/wasmblk/broker.sock ]; do sleep 0.1; done
+mkdir /tmp/alice
+chown 1000 /tmp/alice
+export XDG_RUNTIME_DIR=/tmp/alice
+alice="/usr/bin/setpriv --reuid 1000 --regid 1000 --clear-groups"
+disk=$($alice wasmblk --cache-dir /tmp/alice/cache add /memory.wasm --set size=64M --depth 16 --name hers)
+mkfs.ext4 -q -F "$disk"
+rm /tmp/mounted
+unshare -m sh -c "mount -t ext4 $disk /mnt && touch /tmp/mounted && sleep 1000" &
+while [ ! -e /tmp/mounted ]; do sleep 0.1; done
+$alice wasmblk del hers && fail 'a disk that root has mounted was deleted by a user'
+kill "$!" "$(pidof sleep)"
+wait "$!" || true
+$alice sh -c "exec 3<$disk; wasmblk del hers" && fail 'a disk that its user has open was deleted'
+$alice wasmblk del hers
+[ ! -e "$disk" ] || fail 'the disk of a user is there'
+kill "$broker"
+wait "$broker"
+unset XDG_RUNTIME_DIR
+
 dd if=/dev/zero of=/disk.img bs=1M count=64 2>/dev/null
 wasmblk add /file.wasm --store data=/disk.img --data-path zero-copy && fail 'this kernel has no zero copy'
 disk=$(wasmblk add /file.wasm --store data=/disk.img --queues 2 --name file)
@@ -75,13 +99,14 @@ wasmblk del told
 mkdir /tmp/nbd
 serve="wasmblk --log debug nbd /memory.wasm --set size=16M"
 confined() {
-    until grep -q 'confined by: write-execute' /tmp/nbd.log; do sleep 0.1; done
+    until grep -qs 'confined by: write-execute' /tmp/nbd.log; do sleep 0.1; done
     grep -q 'confined by: capabilities no-new-privs landlock seccomp' /tmp/nbd.log || fail "NBD: $(cat /tmp/nbd.log)"
 }
 $serve -U /tmp/nbd/socket --pid-file /tmp/nbd/pid 2>/tmp/nbd.log >/dev/null &
 confined
 kill "$!"
 wait "$!" || fail "the server of NBD: $(cat /tmp/nbd.log)"
+rm /tmp/nbd.log
 [ -z "$(ls /tmp/nbd)" ] || fail "left: $(ls /tmp/nbd)"
 TMPDIR=/tmp/nbd $serve --run 'sleep 1000' 2>/tmp/nbd.log &
 confined
@@ -98,7 +123,7 @@ fn the_oldest_kernel_runs_the_main_job_by_fallbacks() {
     let example = paths::root().join("examples/ramdisk/run.sh");
     let outcome = qemu::run(
         SCRIPT,
-        &["mkfs.ext4", "e2fsck", "unshare"],
+        &["mkfs.ext4", "e2fsck", "unshare", "setpriv"],
         &[
             (&paths::wasmblk(), "/usr/bin/wasmblk"),
             (&paths::guest("memory"), "/memory.wasm"),

@@ -3,14 +3,20 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
 use super::devices::{self, Found};
 use crate::cli::Del;
 use crate::error::{Context, Error, Result};
+use crate::limits;
 use crate::plane::{End, RunDir, Stopped, stop as stop_by_socket};
 use crate::ublk::{self, Control, abi::state, block_path, char_path, holders};
+
+/// How often a device that is being started is told to stop.
+const STOP_STEP: Duration = Duration::from_millis(100);
 
 pub(super) fn run(del: &Del, run_dir: &RunDir, broker: &Path) -> Result<()> {
     let brokered = devices::brokered(broker);
@@ -84,7 +90,11 @@ fn delete(control: &mut Control, run_dir: &RunDir, id: u32, force: bool) -> Resu
     // Asked for before the stop, so that its last word is not missed.
     let end = match End::of(&socket) {
         Ok(end) => Some(end),
-        Err(error) if force || is_dead(&error) => None,
+        Err(error) if is_dead(&error) => None,
+        Err(error) if force => {
+            warn!(%error, "nobody waits for the last flush of device {id}");
+            None
+        }
         Err(why) => {
             let message = format!("the process of device {id} does not answer; try --force");
             return Err(Error::failed(message).because(why));
@@ -111,14 +121,20 @@ fn delete(control: &mut Control, run_dir: &RunDir, id: u32, force: bool) -> Resu
         )));
     }
     if live {
-        stop(control, id, force)?;
+        stop(control, id, force, end.as_ref())?;
     } else {
         // Not started, or dead: there is nothing to be in use, but a process may wait for its tags.
         let _ = control.stop(id);
     }
     let ended = end.map_or(Ok(()), |end| wait_for_end(end, id));
     let _lock = run_dir.lock()?;
-    if matches!(devices::find(run_dir, id)?, Found::Dead(_)) {
+    let gone = match devices::find(run_dir, id) {
+        Ok(found) => matches!(found, Found::Dead(_)),
+        // Who serves it may mean no good.
+        Err(_) if force => true,
+        Err(error) => return Err(error),
+    };
+    if gone {
         // Its process may have deleted it, and its number may be another's since, a broker's for instance.
         let now = control.info(id);
         if now.map_or(true, |now| now.ublksrv_flags == info.ublksrv_flags) {
@@ -139,10 +155,32 @@ fn delete_brokered(run_dir: &RunDir, id: u32, force: bool) -> Result<()> {
         .because(why)
     };
     let end = End::of(&socket).map_err(none)?;
-    match stop_by_socket(&socket, force).doing(|| format!("device {id} does not answer"))? {
-        Stopped::Ends => wait_for_end(end, id),
-        Stopped::InUse => in_use(id, &holders(id)),
-        Stopped::Failed(why) => Err(Error::failed(format!("cannot stop device {id}: {why}"))),
+    // Where the kernel does not do it, nobody but this user sees which of his processes have it open.
+    let used = if force { Vec::new() } else { holders(id) };
+    if !used.is_empty() {
+        return in_use(id, &used);
+    }
+    let deadline = Instant::now() + limits::STARTING_TIMEOUT;
+    let mut starts = false;
+    loop {
+        let stopped = match stop_by_socket(&socket, force) {
+            // It has ended since, which is waited for already.
+            Err(_) if starts => Stopped::Ends,
+            stopped => stopped.doing(|| format!("device {id} does not answer"))?,
+        };
+        starts = stopped == Stopped::Starting;
+        match stopped {
+            Stopped::Ends => return wait_for_end(end, id),
+            Stopped::InUse => return in_use(id, &holders(id)),
+            Stopped::Starting if Instant::now() < deadline => thread::sleep(STOP_STEP),
+            Stopped::Starting => {
+                let message = format!("device {id} is being started; try again later");
+                return Err(with_remedy(Error::failed(message), Some(&end)));
+            }
+            Stopped::Failed(why) => {
+                return Err(Error::failed(format!("cannot stop device {id}: {why}")));
+            }
+        }
     }
 }
 
@@ -184,7 +222,7 @@ fn delete_dead(control: &mut Control, id: u32) -> Result<()> {
 }
 
 /// Stops a device that nobody uses, or any with `force`.
-fn stop(control: &mut Control, id: u32, force: bool) -> Result<()> {
+fn stop(control: &mut Control, id: u32, force: bool, end: Option<&End>) -> Result<()> {
     let stopped = if force {
         control.stop(id)
     } else if control.can_try_stop() {
@@ -203,14 +241,15 @@ fn stop(control: &mut Control, id: u32, force: bool) -> Result<()> {
     };
     match stopped {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::failed(format!("cannot stop device {id}")).because(error))
+            let error = Error::failed(format!("cannot stop device {id}")).because(error);
+            Err(with_remedy(error, end))
         }
         _ => Ok(()),
     }
 }
 
 /// Waits for the data plane, which flushes the guest before it ends.
-fn wait_for_end(end: End, id: u32) -> Result<()> {
+fn wait_for_end(mut end: End, id: u32) -> Result<()> {
     match end.wait() {
         Ok(None) => Ok(()),
         Ok(Some(error)) => Err(Error::failed(format!(
@@ -218,7 +257,18 @@ fn wait_for_end(end: End, id: u32) -> Result<()> {
         ))),
         Err(why) => {
             let message = format!("device {id} is stopped, but its process does not end");
-            Err(Error::failed(message).because(why))
+            Err(with_remedy(Error::failed(message).because(why), Some(&end)))
         }
     }
+}
+
+/// Says how a process is ended that does not stop or end: its minder then removes what is left.
+fn with_remedy(error: Error, end: Option<&End>) -> Error {
+    let Some(minder) = end.and_then(End::minder) else {
+        return error;
+    };
+    Error::failed(format!(
+        "{}; 'pkill -KILL -P {minder}' ends its process, and loses what that has not flushed",
+        error.chain()
+    ))
 }

@@ -21,7 +21,12 @@ pub(super) enum Found {
 /// Asks one device.
 pub(super) fn find(run_dir: &RunDir, id: u32) -> Result<Found> {
     match ask(&run_dir.socket(id)) {
-        Ok(status) => Ok(Found::Served(Box::new(status))),
+        Ok(status) => match checked(status, id) {
+            Some(status) => Ok(Found::Served(Box::new(status))),
+            None => Err(Error::failed(format!(
+                "device {id} says that it is another"
+            ))),
+        },
         Err(error) => match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(Found::Dead(id)),
             io::ErrorKind::PermissionDenied => Err(Error::failed(format!(
@@ -58,8 +63,16 @@ pub(super) fn brokered(socket: &Path) -> Vec<Record> {
 pub(super) fn status_of(record: &Record) -> Option<Box<Status>> {
     let socket = RunDir::new(record.run_dir.clone()?).socket(record.id?);
     let owner = if record.hosted { 0 } else { record.uid };
-    let status = ask_owned(&socket, Some(owner)).ok()?;
-    (Some(status.id) == record.id).then(|| Box::new(status))
+    let status = checked(ask_owned(&socket, Some(owner)).ok()?, record.id?)?;
+    // The broker knows whose it is.
+    let uid = record.uid;
+    Some(Box::new(Status { uid, ..status }))
+}
+
+/// A status without what is known otherwise: who tells it may be in the hands of a guest, or of another user.
+fn checked(status: Status, id: u32) -> Option<Status> {
+    let device = ublk::block_path(id);
+    (status.id == id).then_some(Status { device, ..status })
 }
 
 /// Where the control socket of a device is: with the user's others, or with the broker's, where that serves it.

@@ -108,17 +108,15 @@ fn table(rows: &[Row]) -> String {
     );
     for row in rows {
         let state = format!("{:?}", row.state).to_lowercase();
-        let or_dash = |text: Option<String>| {
-            // It may be another user's words.
-            let text = text.unwrap_or_else(|| "-".into());
-            printable(&text, limits::MESSAGE_BYTES_MAX)
-        };
+        // It may be another user's words.
+        let shown = |text: &str| printable(text, limits::MESSAGE_BYTES_MAX);
+        let or_dash = |text: Option<String>| shown(&text.unwrap_or_else(|| "-".into()));
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
             "{:>4}  {:<14} {:<16} {:<8} {:>8} {:>8} {:>6}  {}",
             row.id,
-            row.device,
+            shown(&row.device),
             or_dash(row.name.clone()),
             state,
             or_dash(row.size_bytes.map(human_size)),

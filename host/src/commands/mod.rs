@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 use serde::Serialize;
+use tracing::debug;
 
 use crate::broker::guard;
 use crate::cli::{Cli, Command};
@@ -29,6 +30,7 @@ use crate::config;
 use crate::error::{Context, Result};
 use crate::guest::run_compiler;
 use crate::plane::RunDir;
+use crate::sys::keep_files_here;
 
 /// Carries out one command line. The exit code is that of a `--run` command, or success.
 ///
@@ -38,6 +40,12 @@ use crate::plane::RunDir;
 pub fn run(cli: &Cli) -> Result<ExitCode> {
     let run_dir = || config::run_dir(cli.run_dir.as_deref()).map(RunDir::new);
     let cache = cli.cache_dir.as_deref();
+    // The command of 'nbd --run' may be meant to have what the caller left open; what serves a device is not.
+    if !matches!(cli.command, Command::Nbd(_) | Command::Captive { .. })
+        && let Err(error) = keep_files_here()
+    {
+        debug!(%error, "what the caller left open stays open in the processes of a device");
+    }
     match &cli.command {
         Command::Nbd(nbd) => return nbd::run(nbd, cache),
         Command::Add(add) => add::run(add, cli, &run_dir()?),

@@ -63,7 +63,6 @@ const SERVING: &[c_long] = &[
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sched_getaffinity,
-    libc::SYS_sched_setaffinity,
     libc::SYS_sched_yield,
     libc::SYS_set_robust_list,
     libc::SYS_sigaltstack,
@@ -303,6 +302,8 @@ fn serving(needed: &Needed<'_>) -> io::Result<Rules> {
         let only = |&value: &libc::c_int| rule(&[(place, Eq, number(value))]);
         rules.insert(call, values.iter().map(only).collect::<io::Result<_>>()?);
     }
+    let this_thread = rule(&[(0, Eq, 0)])?;
+    rules.insert(libc::SYS_sched_setaffinity, vec![this_thread]);
     // Ourselves, in `abort`.
     let ours = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, vec![rule(&[(0, Eq, ours)])?]);

@@ -310,8 +310,18 @@ pub const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(65);
 /// How long `del` waits for a data plane to answer what it has in hand, flush, delete and end.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How long `del` waits for a device that is being started until it can be told to stop: START takes milliseconds, and
+/// longer where the machine has other work.
+pub const STARTING_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How long an id may stay taken after its device is gone (somebody still has it open).
 pub const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a data plane may take to end once it is told to. What it may take for its steps is less.
+pub const PLANE_END_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How long a data plane may take to be gone after its last word: it has nothing more to do.
+pub const PLANE_GONE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a data plane's control socket may take to answer.
 pub const SOCKET_TIMEOUT: Duration = Duration::from_secs(2);

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError, TryLockError};
 
 use serde::{Deserialize, Serialize};
@@ -103,6 +104,8 @@ pub(super) struct Added {
 pub(super) struct Minder {
     socket: OwnedFd,
     asking: Mutex<()>,
+    /// `main` has begun to end the device.
+    ending: AtomicBool,
 }
 
 impl Minder {
@@ -110,6 +113,7 @@ impl Minder {
         Minder {
             socket,
             asking: Mutex::new(()),
+            ending: AtomicBool::new(false),
         }
     }
 
@@ -209,6 +213,7 @@ impl Minder {
     ///
     /// `TimedOut` where requests are still in the guest's hands; the kernel goes on stopping.
     pub(super) fn stop(&self) -> io::Result<()> {
+        self.ending.store(true, Relaxed);
         self.demand(&Errand::Stop).map(drop)
     }
 
@@ -232,6 +237,11 @@ impl Minder {
         (files.into_iter().next()).ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
+    /// Whether `main` ends the device: somebody who is told to wait would wait for that.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Relaxed)
+    }
+
     /// The same as [`Minder::demand`], but for waiting while something else is being done.
     fn demand_now(&self, errand: &Errand) -> io::Result<Vec<OwnedFd>> {
         if matches!(self.asking.try_lock(), Err(TryLockError::WouldBlock)) {
@@ -246,6 +256,7 @@ impl Minder {
     ///
     /// The kernel's.
     pub(super) fn delete(&self) -> io::Result<()> {
+        self.ending.store(true, Relaxed);
         self.demand(&Errand::Delete).map(drop)
     }
 

@@ -5,11 +5,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::geteuid;
+use rustix::io::retry_on_intr;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 use rustix::stdio::dup2_stdin;
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +63,8 @@ pub(super) fn spawn(
         ));
     }
     let (ours, theirs) = message::pair().doing(failed)?;
+    // One that asks and reads no answer has nobody wait for it.
+    set_socket_timeout(&ours, Timeout::Send, Some(limits::SOCKET_TIMEOUT)).doing(failed)?;
     let child = Command::new("/proc/self/exe")
         .arg(command)
         .args(["--log", &config.log])
@@ -72,6 +76,21 @@ pub(super) fn spawn(
     let files: Vec<BorrowedFd<'_>> = files.map(AsFd::as_fd).collect();
     message::send(&ours, &bytes, &files).doing(failed)?;
     Ok((ours, child))
+}
+
+/// Waits for the end of a process. One that takes longer than this is killed.
+///
+/// # Errors
+///
+/// The system's.
+pub fn wait_or_kill(child: &mut Child, most: Duration) -> io::Result<ExitStatus> {
+    let end = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    let timeout = Timespec::try_from(most).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut fds = [PollFd::new(&end, PollFlags::IN)];
+    if retry_on_intr(|| poll(&mut fds, Some(&timeout)))? == 0 {
+        child.kill()?;
+    }
+    child.wait()
 }
 
 fn wait(socket: &OwnedFd, child: &mut Child) -> Result<Ready> {

@@ -8,8 +8,9 @@ use std::os::unix::fs::chown;
 use std::os::unix::net::UnixListener;
 use std::process::Child;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use tracing::{debug, error, info};
 
@@ -23,6 +24,7 @@ use super::socket;
 use crate::config::DeviceConfig;
 use crate::confine;
 use crate::error::{Context, Error, Kind, Result};
+use crate::limits;
 use crate::message;
 use crate::store::Stores;
 use crate::sys::Artefact;
@@ -72,6 +74,7 @@ pub fn mind(
         announced: false,
         recovery: Recovery::default(),
         outcome: None,
+        ends_by: None,
     };
     loop {
         minder.serve(&mut wake)?;
@@ -96,18 +99,28 @@ struct Minder<'a, A> {
     recovery: Recovery,
     /// The data plane's last word.
     outcome: Option<Option<(Kind, String)>>,
+    /// Until when it is waited for, once it is to end.
+    ends_by: Option<Instant>,
 }
 
 impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<'_, A> {
     /// Does what the data plane asks for until it ends.
     fn serve(&mut self, wake: &mut Wake) -> Result<()> {
         loop {
+            let left = self
+                .ends_by
+                .map(|by| by.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                error!("the device's process does not end, and is killed");
+                return Ok(());
+            }
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
             let [asked, woken] = {
                 let mut fds = [
                     PollFd::new(&self.socket, PollFlags::IN),
                     PollFd::new(&*wake, PollFlags::IN),
                 ];
-                match poll(&mut fds, None) {
+                match poll(&mut fds, left.as_ref()) {
                     Ok(_) => fds.map(|fd| !fd.revents().is_empty()),
                     Err(rustix::io::Errno::INTR) => continue,
                     Err(why) => return Err(why).doing(|| "cannot wait for the device".into()),
@@ -137,6 +150,8 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<'_, A> {
     /// The data plane ends in order when it is told to; then so do we.
     fn pass_on(&mut self) {
         self.recovery.end();
+        let ends_by = Instant::now() + limits::PLANE_END_TIMEOUT;
+        self.ends_by.get_or_insert(ends_by);
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid {
             let _ = kill_process(pid, Signal::TERM);
@@ -171,6 +186,7 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<'_, A> {
             Errand::Delete => Report::of(self.delete()),
             Errand::End(outcome) => {
                 self.outcome = Some(outcome);
+                self.ends_by = Some(Instant::now() + limits::PLANE_GONE_TIMEOUT);
                 return Ok(());
             }
             errand => match (&mut self.device, errand) {
@@ -289,6 +305,7 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<'_, A> {
             match taken_up {
                 Ok((socket, child)) => {
                     (self.socket, self.child, self.outcome) = (socket, child, None);
+                    self.ends_by = None;
                     return Ok(true);
                 }
                 Err(why) => error!("{}", why.chain()),
@@ -318,10 +335,9 @@ impl<A: FnOnce(&Ready, &RunDir) -> Result<Option<LogFiles>>> Minder<'_, A> {
     /// The data plane has closed its socket: it has ended, or is about to.
     fn end(mut self) -> Result<()> {
         // One that only closed the socket is not served any more.
-        if self.outcome.is_none() {
-            let _ = self.child.kill();
-        }
-        let status = (self.child.wait()).doing(|| "the device's process is lost".into())?;
+        let most = (self.outcome.as_ref()).map_or(Duration::ZERO, |_| limits::PLANE_GONE_TIMEOUT);
+        let status = launch::wait_or_kill(&mut self.child, most)
+            .doing(|| "the device's process is lost".into())?;
         let result = match self.outcome.take() {
             Some(None) => Ok(()),
             Some(Some((Kind::Usage, text))) => Err(Error::usage(text)),

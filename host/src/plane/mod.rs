@@ -4,6 +4,7 @@
 mod errand;
 mod keeper;
 mod launch;
+mod lines;
 mod log;
 mod minder;
 mod recovery;
@@ -12,7 +13,7 @@ mod run_dir;
 mod socket;
 mod status;
 
-pub use launch::{Handed, Parent, Ready, receive, start};
+pub use launch::{Handed, Parent, Ready, receive, start, wait_or_kill};
 pub use log::{LogFiles, init as init_log, log_to};
 pub use minder::mind;
 pub use run::run;

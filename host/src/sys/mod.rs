@@ -32,8 +32,8 @@ pub use peer::{has_ended, kill_as_root, peer_groups, peer_pidfd};
 pub use place::Place;
 pub use process::{
     copy_of_fd, drop_capabilities, first_inherited_fd, inherited_fd, keep_brokers_capabilities,
-    keep_hosts_capabilities, keep_minders_capabilities, process_cpu_time, set_io_flusher,
-    thread_cpu_time,
+    keep_files_here, keep_hosts_capabilities, keep_minders_capabilities, process_cpu_time,
+    set_io_flusher, thread_cpu_time,
 };
 pub use queue::{Event, QueueRing};
 pub use ring::ControlRing;

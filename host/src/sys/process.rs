@@ -100,6 +100,30 @@ fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
     Ok(())
 }
 
+/// What whoever started this process left open for it beside the standard ones, a lock for instance, is open here only:
+/// no program that is started from here on has it.
+///
+/// # Errors
+///
+/// The system's.
+pub fn keep_files_here() -> io::Result<()> {
+    let (first, last): (libc::c_uint, libc::c_uint) = (3, libc::c_uint::MAX);
+    // SAFETY: takes integers, and sets a flag of descriptors, which stay open for whoever owns them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            last,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// The first file descriptor behind the standard ones, which whoever started this process left open for it
 /// (`SD_LISTEN_FDS_START` of sd_listen_fds(3)). It is given out once.
 ///
