@@ -9,9 +9,9 @@ use std::process::{Child, Command, Stdio};
 use tests::backing::Backing;
 use tests::bed::in_bed;
 use tests::disk::{Disk, must, wait_until, wasmblk};
-use tests::paths;
 use tests::uml::Machine;
 use tests::user::User;
+use tests::{null_blk, paths};
 use wasmblk::store::{Grant, Stores};
 use wasmblk::sys::lock_file;
 
@@ -115,6 +115,25 @@ fn what_a_device_has_is_in_use() {
 }
 
 #[test]
+fn a_disk_that_is_a_store_is_in_use() {
+    in_bed(&Machine::default(), || {
+        let attributes = [("size", "16"), ("memory_backed", "1")];
+        let node = null_blk::make("store", &attributes).expect("a disk");
+        let (node, folder) = (node.display(), Folder::new("disks"));
+        let image = folder.file("image", &content(0, 4096));
+        let reader = hold(&node.to_string(), ":ro");
+        let why = refused(&format!("$wasmblk import {image} {node}"));
+        assert!(why.contains("is in use: stop the device"), "{why}");
+        drop(reader);
+        let writer = hold(&node.to_string(), "");
+        let why = refused(&format!("$wasmblk export {node} {image}-2"));
+        assert!(why.contains("is in use: stop the device"), "{why}");
+        drop(writer);
+        shell(&format!("wasmblk import {image} {node}"));
+    });
+}
+
+#[test]
 fn what_is_replaced_gives_its_mode_and_its_place() {
     let folder = Folder::new("place");
     let device = folder.file("device", &content(0, 100_000));
@@ -140,7 +159,11 @@ fn what_is_replaced_gives_its_mode_and_its_place() {
         let reply = wasmblk(&["export", &device, &folder.path(name)]);
         assert!(reply.code != 0 && reply.stderr.contains(name), "{name}");
     }
-    assert_eq!(names(&folder.path(".")).len(), 6);
+    let nowhere = folder.path("nowhere");
+    symlink("nothing", &nowhere).expect("a link");
+    let reply = wasmblk(&["export", "--force", &device, &nowhere]);
+    assert!(reply.stderr.contains("leads nowhere"), "{}", reply.stderr);
+    assert_eq!(names(&folder.path(".")).len(), 7);
 }
 
 /// An export of a slow disk, which has begun.

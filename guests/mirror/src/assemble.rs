@@ -53,14 +53,15 @@ fn failure(store: &Store) -> Option<Errno> {
     reads.then(|| store.read_now(0, &mut bytes).err())?
 }
 
-/// Looks at the legs that are granted. One that cannot be read is as one that is not granted, where the operator
-/// says so, or where the newest record does: then nothing is on it alone. That takes a record: new legs all work.
+/// Looks at the legs that are granted. One that cannot be read is as one that is not granted, where the newest record
+/// says that it is out: then nothing is on it alone. `degraded` says nothing of that, for it is said once, and also
+/// holds when an instance begins that knows less than the one before it.
 fn find(
     names: &[&str],
     stores: &[Option<Store>],
     options: Options<'_>,
 ) -> Result<Vec<Option<Found>>, OpenError> {
-    let (degraded, format) = (options.is_yes("degraded")?, options.is_yes("format")?);
+    let format = options.is_yes("format")?;
     let mut found = Vec::new();
     let mut unreadable = Vec::new();
     for (place, (name, store)) in names.iter().zip(stores).enumerate() {
@@ -73,9 +74,9 @@ fn find(
     let newest = newest(&found);
     for (place, errno) in unreadable {
         let text = format!("leg '{}' cannot be read: {errno:?}", names[place]);
-        let spared = |record: &Record| degraded || record.states[place] == State::Out;
+        let spared = |record: &Record| record.states[place] == State::Out;
         if !newest.as_ref().is_some_and(|(record, ..)| spared(record)) {
-            let remedy = "to do without, in the place of all that only this leg has, give --set degraded=yes";
+            let remedy = "to do without all that only this leg has, do not grant it, and give --set degraded=yes";
             return Err(other(format!("{text}; {remedy}")));
         }
         log(Level::Error, &format!("{text}; the mirror does without"));
@@ -97,8 +98,9 @@ fn names(options: Options<'_>) -> Result<Vec<&str>, OpenError> {
     Ok(names)
 }
 
-/// Opens the mirror, and tells all of its legs. Gives its logical block too.
-pub(crate) fn assemble(options: Options<'_>) -> Result<(Legs, u32), OpenError> {
+/// Opens the mirror, and tells all of its legs. Gives its logical and physical blocks too: the same whichever legs
+/// serve.
+pub(crate) fn assemble(options: Options<'_>) -> Result<(Legs, [u32; 2]), OpenError> {
     let names = names(options)?;
     let degraded = options.is_yes("degraded")?;
     let stores: Vec<Option<Store>> = names.iter().map(|name| Store::find(name)).collect();
@@ -109,6 +111,8 @@ pub(crate) fn assemble(options: Options<'_>) -> Result<(Legs, u32), OpenError> {
         )));
     }
     let block = options.block(stores.iter().flatten())?;
+    let blocks = stores.iter().flatten().map(|store| store.block_bytes);
+    let physical_block = blocks.max().unwrap_or(block).max(block);
     let found = find(&names, &stores, options)?;
     let newest = newest(&found);
     let shape = match &newest {
@@ -179,7 +183,7 @@ pub(crate) fn assemble(options: Options<'_>) -> Result<(Legs, u32), OpenError> {
         legs.generation.set(generation + ALONE);
     }
     save_now(&legs)?;
-    Ok((legs, block))
+    Ok((legs, [block, physical_block]))
 }
 
 /// The newest record, the place of the leg that has it, and its generation.

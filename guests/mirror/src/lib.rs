@@ -1,11 +1,12 @@
 //! `mirror`: RAID-1. Every leg has all data; reads take turns between the legs, writes go to all.
 //!
-//! Options: `legs=A,B[,C[,D]]` the stores, always in this order; `block` the logical block in bytes (512, or
-//! what the legs take). When the mirror is made: `id` a word that tells it from other mirrors; `region` how much a
-//! bit of the dirty log stands for (4M, or more where the disk is large); `format=yes` lets it overwrite a leg that
-//! is neither empty nor its own. `degraded=yes`: legs may be missing, or not be readable, and with them what only
-//! they have. `rate` bytes a second that are copied to make legs equal (64M); `calm-ms` after which time without a
-//! write a region is clean (1000); `retry-ms` after which time a leg that is out is tried again (60000; 0 for never).
+//! Options: `legs=A,B[,C[,D]]` the stores, always in this order; `block` the logical block in bytes (512, or what
+//! the legs take). When the mirror is made: `id` a word that tells it from other mirrors; `region` how much a bit
+//! of the dirty log stands for (4M, or more where the disk is large); `format=yes` lets it overwrite a leg that
+//! is neither empty nor its own. `degraded=yes`: legs may be missing, and with them what only they have. `rate`
+//! bytes a second that are copied to make legs equal (64M); `calm-ms` after which time without a write a region
+//! is clean (1000); `retry-ms` after which time a leg that is out is tried again (60000; 0 for never), but not
+//! one that could not be read when the mirror was opened.
 //! Stores: those that `legs` names. Memory: 5 bytes for each region, of which there are at most 31808.
 //!
 //! Each leg begins with a record of 4 KiB ([`wasmblk_durable::Twin`]), the same on all: what the mirror is, how
@@ -61,13 +62,11 @@ impl Mapper for Mirror {
     fn open(options: &[(String, String)]) -> Result<(Mirror, Info), OpenError> {
         let options = Options::new("mirror", &KNOWN, options)?;
         let pace = pace(options)?;
-        let (legs, block) = assemble::assemble(options)?;
+        let (legs, [block, physical_block]) = assemble::assemble(options)?;
         let legs = Rc::new(legs);
-        let stores = (0..legs.legs.len()).filter_map(|place| legs.active(place));
-        let best = stores.map(|store| store.block_bytes).max();
         let info = Info {
             logical_block_bytes: block,
-            physical_block_bytes: best.unwrap_or(block).max(block),
+            physical_block_bytes: physical_block,
             max_transfer_bytes: 1 << 20,
             max_discard_bytes: 1 << 30,
             max_write_zeroes_bytes: 1 << 30,

@@ -61,6 +61,9 @@ fn device(path: &Path, role: Role, run_dir: impl Fn() -> Result<RunDir>) -> Resu
 fn is_to_be_made(path: &Path, force: bool) -> Result<bool> {
     let shown = path.display();
     match fs::metadata(path) {
+        Err(why) if why.kind() == ErrorKind::NotFound && path.is_symlink() => Err(Error::failed(
+            format!("{shown} is a link that leads nowhere; remove it, or make what it leads to"),
+        )),
         Err(why) if why.kind() == ErrorKind::NotFound => Ok(true),
         Err(why) => Err(Error::failed(format!("cannot make {shown}")).because(why)),
         Ok(about) if about.file_type().is_block_device() => Ok(false),

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -301,7 +302,9 @@ impl PidFile<'_> {
 
 impl Drop for PidFile<'_> {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(self.0) {
+        if let Err(error) = fs::remove_file(self.0)
+            && error.kind() != ErrorKind::NotFound
+        {
             warn!(%error, "{} stays", self.0.display());
         }
     }

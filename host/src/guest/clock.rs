@@ -77,8 +77,8 @@ impl Call {
 
     /// Marks a call as running until the value is dropped. Only one thread calls an instance.
     pub(super) fn begin(&self) -> Running<'_> {
-        self.face.wake();
         self.turn();
+        self.face.wake();
         Running(self)
     }
 

@@ -118,9 +118,7 @@ impl Pace {
 
     /// A call is to begin: waits for its turn.
     pub(super) fn begin(&mut self) {
-        let ticks = self.ticks.load(Relaxed);
-        if ticks != self.ticks_seen {
-            self.ticks_seen = ticks;
+        if self.ticks.load(Relaxed) != self.ticks_seen {
             self.keep_to_budget();
         }
     }
@@ -129,9 +127,14 @@ impl Pace {
     /// is overdrawn, each call gets a tick between two sleeps.
     pub(super) fn keep_to_budget(&mut self) {
         let owed = self.allowance.pay();
-        if owed.is_zero() {
-            return;
+        if !owed.is_zero() {
+            self.sleep(owed);
         }
+        // Only now: while it slept, the clock ticked.
+        self.ticks_seen = self.ticks.load(Relaxed);
+    }
+
+    fn sleep(&self, owed: Duration) {
         let begin = Instant::now();
         let pause = owed.min(limits::CPU_PAUSE_MAX);
         self.call.sleep_until(begin + pause);

@@ -222,6 +222,7 @@ impl End {
                 self.claim = lock_again(&self.file, shown, role)?;
             }
             Kind::File if self.kind == Kind::File => lock(&self.file, shown, role)?,
+            Kind::Disk if !self.inherited => lock(&self.file, shown, role)?,
             Kind::Disk if self.inherited && role == Role::Target => {
                 self.claim = claim(&self.file).map_err(failed)?;
             }

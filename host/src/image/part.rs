@@ -40,7 +40,7 @@ impl Part {
         let failed = || format!("cannot make {shown}");
         // Where there is a link, what it leads to is replaced.
         let there = fs::canonicalize(path).ok().filter(|_| force);
-        let old = there.as_ref().map(File::open).transpose();
+        let old = there.as_deref().map(open_old).transpose();
         let old = old.map_err(|why| cannot_open(&shown, why))?;
         let path = there.unwrap_or_else(|| path.to_owned());
         if let Some(old) = &old {
@@ -101,6 +101,18 @@ impl Part {
             Err(why) if why.kind() == ErrorKind::PermissionDenied => Ok(syncfs(&self.file)?),
             folder => folder?.sync_all(),
         }
+    }
+}
+
+/// Opens what is replaced. Who may not read it may replace it all the same, if the folder is his; then nothing tells
+/// whether it is in use.
+fn open_old(path: &Path) -> io::Result<File> {
+    match File::open(path) {
+        Err(why) if why.kind() == ErrorKind::PermissionDenied => OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH)
+            .open(path),
+        opened => opened,
     }
 }
 

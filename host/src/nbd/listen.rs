@@ -198,7 +198,9 @@ impl Drop for Listener {
             && !self.inherited
         {
             // Nobody may use the same path again.
-            if let Err(error) = fs::remove_file(path) {
+            if let Err(error) = fs::remove_file(path)
+                && error.kind() != ErrorKind::NotFound
+            {
                 warn!(%error, "{} stays: remove it before the next start", path.display());
             }
         }
