@@ -2,6 +2,7 @@
 
 mod capability;
 mod container;
+mod files;
 mod hosted;
 mod hostile;
 mod pure;

@@ -25,7 +25,7 @@ use super::{ALICE, BOB, POLICY, nothing_left_but};
 const CYCLES: u32 = 160;
 const CLIENTS: u32 = 8;
 
-fn client() -> OwnedFd {
+pub(super) fn client() -> OwnedFd {
     let client = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).expect("a socket");
     let broker = SocketAddrUnix::new(SOCKET).expect("a path");
     connect(&client, &broker).expect("it listens");
@@ -33,7 +33,7 @@ fn client() -> OwnedFd {
 }
 
 /// Open files, and resident memory in KiB.
-fn size(broker: &Broker) -> (usize, u64) {
+pub(super) fn size(broker: &Broker) -> (usize, u64) {
     let folder = format!("/proc/{}", broker.pid());
     let files = fs::read_dir(format!("{folder}/fd")).expect("it runs");
     let status = fs::read_to_string(format!("{folder}/status")).expect("it runs");

@@ -12,14 +12,14 @@ use tests::user::{Broker, User, wait_gone};
 use super::{ALICE, POLICY, node, nothing_left_but, store};
 
 const MINDER: &str = "wasmblk-minder";
-const WARDEN: &str = "wasmblk-warden";
+pub(super) const WARDEN: &str = "wasmblk-warden";
 
 fn all() -> Vec<String> {
     let all = processes().into_iter();
     all.map(|pid| pid.to_string()).collect()
 }
 
-fn named(name: &str) -> Vec<String> {
+pub(super) fn named(name: &str) -> Vec<String> {
     let is = |pid: &String| {
         let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         comm.trim() == name

@@ -14,6 +14,7 @@
 mod client;
 mod command;
 mod desk;
+mod files;
 mod hosts;
 mod mark;
 mod order;

@@ -24,6 +24,7 @@ use crate::confine;
 use crate::error::{Context, Result};
 use crate::limits;
 use crate::message;
+use crate::sys::leave;
 use crate::ublk::abi::state;
 use crate::ublk::{Control, Device, Spec};
 
@@ -51,6 +52,7 @@ pub fn guard() -> Result<()> {
         report: Some(report),
         server,
         ends: Vec::new(),
+        leaving: Vec::new(),
         stopped: false,
         stuck: None,
         unserved: None,
@@ -82,6 +84,8 @@ pub(super) struct Warden {
     server: Option<Server>,
     /// The capability's other ends.
     pub(super) ends: Vec<OwnedFd>,
+    /// Those that are left. What nobody has read of them may be slow to close.
+    leaving: Vec<OwnedFd>,
     watch: Watch,
     /// Somebody has stopped it: that its disk goes is no wonder.
     pub(super) stopped: bool,
@@ -102,6 +106,16 @@ impl Warden {
         if ready && self.ends.len() < limits::CAPABILITIES_MAX {
             self.ends.push(end);
             self.alone = false;
+        } else {
+            self.leave(end);
+        }
+    }
+
+    fn leave(&mut self, end: OwnedFd) {
+        self.leaving.push(end);
+        if let Err(why) = leave(&mut self.leaving) {
+            // The next time, or when this process ends.
+            warn!(%why, "a capability is not closed");
         }
     }
 
@@ -173,7 +187,8 @@ impl Warden {
             // From the last to the first: those that go do not move those that come.
             for at in (0..self.ends.len()).rev() {
                 if ready.get(at) == Some(&true) && !self.obey(device, at) {
-                    self.ends.swap_remove(at);
+                    let end = self.ends.swap_remove(at);
+                    self.leave(end);
                 }
             }
             if ready.last() == Some(&true) {
@@ -214,9 +229,16 @@ impl Warden {
     /// Does one command. Says whether whoever sent it is still there.
     fn obey(&mut self, device: &mut Device, at: usize) -> bool {
         let end = &self.ends[at];
-        let (bytes, sender) = match message::receive_from(end) {
-            Ok((bytes, _, sender)) => (bytes, sender),
+        match message::peek(end) {
+            Ok((_, false)) => {}
+            Ok((_, true)) => {
+                warn!("files came along with a command: its sender is left");
+                return false;
+            }
             Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        }
+        let Ok((bytes, _, sender)) = message::receive_from(end) else {
+            return false;
         };
         let (reply, file) = match wire::decode(&bytes) {
             // Its number may be another's by now: root can delete it past this process.
