@@ -21,6 +21,7 @@ use super::files::Closers;
 use super::hosts::Hosts;
 use super::policy::{Peer, Policy};
 use super::table::Table;
+use crate::config::make_run_dir;
 use crate::confine;
 use crate::error::{Context, Error, Result};
 use crate::limits;
@@ -78,7 +79,7 @@ fn open(path: &Path) -> Result<OwnedFd> {
         return Err(Error::failed(format!("another broker answers at {shown}")));
     }
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).doing(|| format!("cannot make {}", folder.display()))?;
+        make_run_dir(folder).doing(|| format!("cannot make {}", folder.display()))?;
     }
     let _ = fs::remove_file(path);
     let listener = || -> io::Result<OwnedFd> {
@@ -186,16 +187,10 @@ impl Desk {
     /// Waits for whatever comes first; says of both signals, the listener, each visitor and each warden whether it is
     /// ready.
     fn wait(&self, end: &Wake, reload: &Wake) -> Result<Vec<bool>> {
-        let room = self.visitors.len() < limits::BROKER_CLIENTS_MAX;
-        let listener = if room {
-            PollFlags::IN
-        } else {
-            PollFlags::empty()
-        };
         let mut fds = vec![
             PollFd::new(end, PollFlags::IN),
             PollFd::new(reload, PollFlags::IN),
-            PollFd::new(&self.listener, listener),
+            PollFd::new(&self.listener, PollFlags::IN),
         ];
         let visitors = self.visitors.iter().map(|visitor| {
             // Who has his answer closes his end; what he has sent may be there still.
@@ -231,10 +226,10 @@ impl Desk {
         });
     }
 
-    /// Lets in who is there, as far as there is room. Who is let in or sent away takes a place of this turn: however
-    /// many come, the others have their turn too.
+    /// Lets in who is there. Who is let in or sent away takes a place of this turn: however many come, the others have
+    /// their turn too.
     fn accept(&mut self) {
-        for _ in self.visitors.len()..limits::BROKER_CLIENTS_MAX {
+        for _ in 0..limits::BROKER_CLIENTS_MAX {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let Ok(socket) = accept_with(&self.listener, flags) else {
                 return;
@@ -252,6 +247,9 @@ impl Desk {
                 self.leaving.push(socket);
                 continue;
             }
+            if self.visitors.len() >= limits::BROKER_CLIENTS_MAX {
+                self.make_room();
+            }
             self.visitors.push(Visitor {
                 socket,
                 peer,
@@ -259,6 +257,20 @@ impl Desk {
                 until: Instant::now() + limits::BROKER_CLIENT_TIMEOUT,
             });
         }
+    }
+}
+
+impl Desk {
+    /// Sends away who has been there longest of those whom no rule names, else of those who are not root: of one user
+    /// there are few, but some users have many numbers.
+    fn make_room(&mut self) {
+        let is_stranger = |visitor: &Visitor| self.policy.allowed(&visitor.peer).is_none();
+        let longest = self.visitors.iter().position(is_stranger);
+        let is_other = |visitor: &Visitor| visitor.peer.uid != 0;
+        let longest = longest.or_else(|| self.visitors.iter().position(is_other));
+        let visitor = self.visitors.remove(longest.unwrap_or(0));
+        debug!(uid = visitor.peer.uid, "too many clients");
+        self.leaving.push(visitor.socket);
     }
 }
 

@@ -14,6 +14,7 @@
 mod client;
 mod command;
 mod desk;
+mod ending;
 mod files;
 mod hosts;
 mod mark;

@@ -92,6 +92,12 @@ impl Desk {
         let hosted = (asks.uid == 0)
             .then(|| self.hosts.begin(asks.pid))
             .flatten();
+        if wanted.hosted && hosted.is_none() {
+            // It would be root's.
+            return Err(denied(
+                "the broker that was to serve this device has ended; ask again",
+            ));
+        }
         let (owner, hosted_bytes) = hosted.clone().unwrap_or((asks.clone(), 0));
         let allowed = self.allowed(&owner)?;
         let geometry = (wanted.check()).map_err(|text| Reply::refused(Reason::Wrong, text))?;

@@ -4,7 +4,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process;
-use std::thread;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -14,6 +13,7 @@ use rustix::thread::set_name;
 use tracing::{debug, error, info, warn};
 
 use super::client;
+use super::ending::is_there;
 use super::mark;
 use super::order::{self, Further, Order, Report};
 use super::server::Server;
@@ -79,7 +79,7 @@ pub fn guard() -> Result<()> {
 pub(super) struct Warden {
     pub(super) order: Order,
     /// The broker; none while there is none.
-    report: Option<OwnedFd>,
+    pub(super) report: Option<OwnedFd>,
     /// Who answers for the device.
     server: Option<Server>,
     /// The capability's other ends.
@@ -260,7 +260,7 @@ impl Warden {
     }
 
     /// Hears the broker, or that it has ended.
-    fn hear(&mut self) {
+    pub(super) fn hear(&mut self) {
         let Some(broker) = &self.report else { return };
         let heard = message::receive(broker);
         match heard.map(|(bytes, files)| (wire::decode::<Further>(&bytes), files)) {
@@ -273,12 +273,17 @@ impl Warden {
         }
     }
 
-    /// Looks at the device, and for a broker. Says whether to go on.
-    fn look(&mut self, device: &mut Device) -> bool {
-        let id = device.id();
+    /// Looks for a broker where there is none.
+    pub(super) fn find_broker(&mut self) {
         if self.report.is_none() && !self.alone {
             self.report = client::report(&self.order.socket, &self.order.record).ok();
         }
+    }
+
+    /// Looks at the device, and for a broker. Says whether to go on.
+    fn look(&mut self, device: &mut Device) -> bool {
+        let id = device.id();
+        self.find_broker();
         if self.order.record.state != State::Live {
             return true;
         }
@@ -324,48 +329,15 @@ impl Warden {
     }
 
     /// Ends who answers for the device, and with him what he began to serve it.
-    fn kill_server(&self) {
+    pub(super) fn kill_server(&self) {
         if let Some(server) = &self.server {
             server.kill();
         }
     }
 
     /// Whether there still is the device that this is for, and nobody has deleted it by this process.
-    fn has(&self, device: &mut Device) -> bool {
+    pub(super) fn has(&self, device: &mut Device) -> bool {
         self.order.record.id.is_some() && is_there(device)
-    }
-
-    /// Stops and deletes the device. It counts until nobody has any of it open.
-    fn end(&mut self, device: &mut Device) {
-        if self.has(device) {
-            self.delete(device);
-        }
-        let id = device.id();
-        let since = Instant::now();
-        let mut told = false;
-        while is_there(device) {
-            if !told && since.elapsed() > self.order.answer_timeout {
-                warn!(id, "deleted, and still open somewhere");
-                self.kill_server();
-                told = true;
-            }
-            thread::sleep(limits::BROKER_LOOK_TIME);
-        }
-    }
-
-    /// From here on its number may become another's at any time.
-    fn delete(&self, device: &mut Device) {
-        let id = device.id();
-        while let Err(why) = device.stop() {
-            error!(%why, id, "a device does not stop: its server holds requests");
-            self.kill_server();
-            if why.kind() != io::ErrorKind::TimedOut {
-                break;
-            }
-        }
-        if let Err(why) = device.delete() {
-            error!(%why, id, "cannot delete a device");
-        }
     }
 
     pub(super) fn tell_now(&mut self) {
@@ -382,12 +354,6 @@ impl Warden {
             self.report = None;
         }
     }
-}
-
-/// Whether the kernel still has the device: by its number there may be another.
-fn is_there(device: &mut Device) -> bool {
-    let mark = device.info().ublksrv_flags;
-    device.now().is_ok_and(|now| now.ublksrv_flags == mark)
 }
 
 fn send(end: &OwnedFd, reply: &Reply, file: Option<BorrowedFd<'_>>) -> io::Result<()> {

@@ -339,7 +339,7 @@ pub const BROKER_CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 /// earlier; where processors are short each takes tenths of a second.
 pub const BROKER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Clients of the broker that have not said what they want.
+/// Clients of the broker that have not said what they want. When there are more, those whom no rule names go first.
 pub const BROKER_CLIENTS_MAX: usize = 64;
 
 /// The same of one user: others find room whatever he does.
