@@ -2,6 +2,7 @@
 
 mod capability;
 mod container;
+mod files;
 mod hosted;
 mod hostile;
 mod pure;
@@ -9,8 +10,8 @@ mod recovery;
 mod server;
 mod service;
 
-use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, chown};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -19,6 +20,7 @@ use tests::bed::in_bed;
 use tests::disk::{fio, must, nothing_left, processes, run, wait_until, wasmblk};
 use tests::uml::Machine;
 use tests::user::{Broker, SOCKET, User, wait_gone};
+use tests::{paths, user};
 use wasmblk::sys::{drop_capabilities, keep_brokers_capabilities};
 use wasmblk::ublk::holders;
 
@@ -212,6 +214,36 @@ fn a_broker_has_what_it_needs_and_no_more() {
             &["no broker answers"],
         );
         expect(&alice.call(&["add", &null]), 1, &["ublk devices need root"]);
+    });
+}
+
+#[test]
+fn a_broker_is_found_whatever_umask_and_folder() {
+    in_bed(&Machine::default(), || {
+        let folder = Path::new(SOCKET).parent().expect("a folder");
+        let _ = fs::remove_dir_all(folder);
+        let mut shell = Command::new("sh");
+        let broker = "umask 077; exec \"$0\" broker --policy \"$1\"";
+        shell
+            .args(["-c", broker])
+            .arg(paths::wasmblk())
+            .arg(user::POLICY);
+        let broker = Broker::begin(&mut shell, POLICY);
+        let alice = User::new(ALICE);
+        symlink(SOCKET, alice.home().join("broker.sock")).expect("a link");
+        let words = ["--broker", "--broker-socket", "broker.sock", "--depth", "1"];
+        let id = alice.add("null", &words).to_string();
+        let _ = alice.must(&["del", &id]);
+        fs::set_permissions(folder, Permissions::from_mode(0o700)).expect("root may");
+        let null = paths::guest("null").display().to_string();
+        let reply = alice.call(&["add", &null, "--broker"]);
+        expect(
+            &reply,
+            1,
+            &["no way for this user to /run/wasmblk", "chmod"],
+        );
+        fs::set_permissions(folder, Permissions::from_mode(0o755)).expect("root may");
+        nothing_left_but(broker);
     });
 }
 

@@ -1,12 +1,16 @@
 //! From the command line to a device's configuration: every word is checked here, once.
 
 use std::env;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::broker::wire::check_tags;
 use crate::cli::Add;
 use crate::error::{Error, Result};
 use crate::guest::{Allowed, Limits, Source};
@@ -138,6 +142,7 @@ impl DeviceConfig {
         }
         self.name.as_deref().map(check_name).transpose()?;
         self.serial.as_deref().map(check_serial).transpose()?;
+        check_tags(self.queues, self.depth).map_err(Error::usage)?;
         for (at, store) in self.stores.iter().enumerate() {
             let again = Grant::new(&store.name, &store.path, store.read_only, store.direct);
             let twice = self.stores[..at]
@@ -251,6 +256,21 @@ fn check_serial(serial: &str) -> Result<String> {
 pub fn run_dir(given: Option<&Path>) -> Result<PathBuf> {
     user_folder(given, "/run", "XDG_RUNTIME_DIR", None)
         .ok_or_else(|| Error::usage("XDG_RUNTIME_DIR is not set; say --run-dir"))
+}
+
+/// Makes the folder of control sockets, where the broker's is as well. Others pass through root's, whatever root's
+/// umask is; one that is there stays as it is.
+///
+/// # Errors
+///
+/// The system's.
+pub fn make_run_dir(folder: &Path) -> io::Result<()> {
+    let is_new = !folder.exists();
+    (DirBuilder::new().recursive(true).mode(0o755)).create(folder)?;
+    if is_new && rustix::process::geteuid().is_root() {
+        fs::set_permissions(folder, Permissions::from_mode(0o755))?;
+    }
+    Ok(())
 }
 
 /// The folder of compiled guests: as given, or this user's; `None` where this user has none.

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::retry_on_intr;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, UCred, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, UCred, recvmsg,
+    sendmsg, socketpair, sockopt::socket_passcred,
 };
 
 use crate::limits;
@@ -47,6 +48,31 @@ pub fn send(socket: impl AsFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Re
     } else {
         Err(io::ErrorKind::WriteZero.into())
     }
+}
+
+/// Looks at the next, which stays where it is: its bytes, and whether files come along. None of them is opened, so
+/// none has to be closed, which could take as long as whoever sent it likes.
+///
+/// # Errors
+///
+/// As [`receive`].
+pub fn peek(socket: impl AsFd) -> io::Result<(Vec<u8>, bool)> {
+    let mut bytes = vec![0; MESSAGE_BYTES_MAX];
+    // Who has sent it comes first; then there is no room.
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let mut control = RecvAncillaryBuffer::default();
+    if socket_passcred(&socket)? {
+        control = RecvAncillaryBuffer::new(&mut space);
+    }
+    let received = retry_on_intr(|| {
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        recvmsg(&socket, &mut slices, &mut control, RecvFlags::PEEK)
+    })?;
+    bytes.truncate(received.bytes);
+    if bytes.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((bytes, received.flags.contains(ReturnFlags::CTRUNC)))
 }
 
 /// Waits for one, unless the socket does not wait.

@@ -3,12 +3,20 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Stdio;
 
+use clap::Parser;
 use tests::bed::in_bed;
 use tests::disk::{fio, must, processes, run, wait_until};
 use tests::uml::Machine;
-use tests::user::{Broker, User, wait_gone};
+use tests::user::{Broker, SOCKET, User, wait_gone};
+use wasmblk::broker;
+use wasmblk::cli::{Cli, Command};
+use wasmblk::config::DeviceConfig;
+use wasmblk::guest::Source;
+use wasmblk::wanted::Wanted;
 
+use super::recovery::named;
 use super::{ALICE, BOB, POLICY, node, nothing_left_but, store};
 use crate::cli::expect;
 
@@ -132,6 +140,53 @@ fn a_hosted_data_plane_that_is_killed_is_replaced_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_device_whose_broker_ends_before_it_is_there_is_not_roots() {
+    in_bed(&Machine::default(), || {
+        let broker = Broker::start(&policy());
+        let alice = User::new(ALICE);
+        let guest = tests::paths::guest("memory").display().to_string();
+        let words = [
+            "--hosted",
+            "--memory-mib",
+            "64",
+            "--set",
+            "size=1M",
+            "--depth",
+            "8",
+        ];
+        let words = [&["add", &guest], &words[..]].concat();
+        let mut add = alice.wasmblk(&words);
+        let add = add.stderr(Stdio::piped()).spawn().expect("it starts");
+        // While it compiles the guest.
+        let hosts = || named("wasmblk-minder");
+        wait_until("its host is there", || !hosts().is_empty());
+        let hosts = hosts();
+        run("kill", &["-STOP", &hosts[0]]);
+        broker.kill();
+        let broker = Broker::start(&policy());
+        run("kill", &["-CONT", &hosts[0]]);
+        let output = add.wait_with_output().expect("it ends");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("has ended; ask again"), "{stderr}");
+        assert_eq!(must(&["list"]), "");
+        nothing_left_but(broker);
+    });
+}
+
+/// A configuration that the broker would take.
+fn config(guest: &str) -> DeviceConfig {
+    let words = ["wasmblk", "add", "--hosted", guest];
+    let cli = Cli::try_parse_from(words).expect("it is a command line");
+    let Command::Add(add) = &cli.command else {
+        panic!("it adds")
+    };
+    let wanted = Wanted::new(&add.guest).expect("it is right");
+    let source = Source::read(&add.guest.file).expect("a guest");
+    DeviceConfig::new(add, wanted, &source, "/run".into(), "warn").expect("it is right")
+}
+
+#[test]
 fn what_a_user_sends_is_not_trusted() {
     in_bed(&Machine::default(), || {
         let broker = Broker::start(&policy());
@@ -147,6 +202,18 @@ fn what_a_user_sends_is_not_trusted() {
         let large = ["add", &guest, "--hosted", "--memory-mib", "300"];
         expect(&alice.call(&large), 1, &["counts for 300 MiB"]);
         expect(&add(&alice, &[&guest, "--id", "3"]), 1, &["only root may"]);
+        // Numbers that no command line lets through.
+        let (file, config) = (File::open(&guest).expect("a guest"), config(&guest));
+        for (queues, depth) in [(0, 1), (1, 0), (u16::MAX, 1), (16, 4096)] {
+            let wrong = DeviceConfig {
+                queues,
+                depth,
+                ..config.clone()
+            };
+            let error = broker::host(Path::new(SOCKET), &wrong, &file, &[]);
+            let error = error.expect_err("it is refused").chain();
+            assert!(error.contains("must be 1 to"), "{queues} {depth}: {error}");
+        }
         expect(&add(&other, &[&guest]), 1, &["allows user 1002 no devices"]);
         // What he may not open himself, the broker does not open for him.
         let store = ["--store", "data=/etc/shadow:ro"];

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
+use rustix::process::Uid;
+use rustix::thread::set_thread_res_uid;
 use tests::PATIENCE;
 use tests::bed::in_bed;
 use tests::disk::{processes, run, wait_until};
@@ -25,7 +28,7 @@ use super::{ALICE, BOB, POLICY, nothing_left_but};
 const CYCLES: u32 = 160;
 const CLIENTS: u32 = 8;
 
-fn client() -> OwnedFd {
+pub(super) fn client() -> OwnedFd {
     let client = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).expect("a socket");
     let broker = SocketAddrUnix::new(SOCKET).expect("a path");
     connect(&client, &broker).expect("it listens");
@@ -33,7 +36,7 @@ fn client() -> OwnedFd {
 }
 
 /// Open files, and resident memory in KiB.
-fn size(broker: &Broker) -> (usize, u64) {
+pub(super) fn size(broker: &Broker) -> (usize, u64) {
     let folder = format!("/proc/{}", broker.pid());
     let files = fs::read_dir(format!("{folder}/fd")).expect("it runs");
     let status = fs::read_to_string(format!("{folder}/status")).expect("it runs");
@@ -89,6 +92,47 @@ fn who_floods_or_stalls_delays_nobody() {
         wait_until("everything is closed", calm);
         let grown = size(&broker).1.saturating_sub(before.1);
         assert!(grown < 2048, "{grown} KiB more");
+        nothing_left_but(broker);
+    });
+}
+
+/// Connects as somebody.
+fn client_as(uid: u32) -> OwnedFd {
+    let connect = move || {
+        let user = Uid::from_raw(uid);
+        // Of this thread alone.
+        set_thread_res_uid(user, user, user).expect("root may");
+        client()
+    };
+    thread::spawn(connect).join().expect("it connects")
+}
+
+#[test]
+fn whoever_has_many_numbers_keeps_nobody_out() {
+    in_bed(&Machine::default(), || {
+        let broker = Broker::start(POLICY);
+        run("kill", &["-STOP", &broker.pid()]);
+        // More than there are places, as one who has subordinate ids can.
+        let silent: Vec<OwnedFd> = (0..10)
+            .flat_map(|at| [100_000 + at; 8])
+            .map(client_as)
+            .collect();
+        let known = [client_as(ALICE), client_as(0)];
+        for client in &known {
+            let list = br#"{"version":1,"request":"list"}"#;
+            message::send(client, list, &[]).expect("it is sent");
+        }
+        run("kill", &["-CONT", &broker.pid()]);
+        for client in &known {
+            message::receive(client).expect("it is answered");
+        }
+        // Places are taken from who came first, and not for want of time.
+        let is_closed = |client: &OwnedFd| {
+            let mut fds = [PollFd::new(client, PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec::default())).expect("it can be asked") > 0
+        };
+        let closed: Vec<bool> = silent.iter().map(is_closed).collect();
+        assert!(closed[0] && !closed[40] && !closed[79], "{closed:?}");
         nothing_left_but(broker);
     });
 }

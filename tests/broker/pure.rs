@@ -1,15 +1,21 @@
 //! What of the broker needs no kernel: its messages, its policy, its count, its clock.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
 use proptest::sample::Index;
 use wasmblk::block::{Claims, Geometry, TrimClaims};
-use wasmblk::broker::wire::{Command, Malformed, Reply, Request, Wanted, decode, encode};
+use wasmblk::broker::wire::{
+    Command, Malformed, Record, Reply, Request, State, Wanted, decode, encode, fit,
+};
 use wasmblk::broker::{Counts, Peer, Policy, Quota, Use, Watch, parse_names};
 
+use wasmblk::message::MESSAGE_BYTES_MAX;
+
 use super::server::wanted;
+use crate::cli::Folder;
 use crate::fuzz;
 
 /// Messages of each kind, as their bytes are.
@@ -205,6 +211,54 @@ fn a_wrong_policy_says_what_would_be_right() {
         let error = Policy::parse(text, &none, &none).expect_err(text);
         assert!(error.contains(words), "no '{words}' in: {error}");
     }
+}
+
+#[test]
+fn a_policy_that_is_too_long_is_not_cut() {
+    let folder = Folder::new("broker-policy");
+    let rule = "[[allow]]\nusers = [1]\ndevices = 1\nmemory_mib = 1\n";
+    for (bytes, fits) in [(1 << 10, true), (512 << 10, false)] {
+        let text: String = iter::repeat_n("# no rule\n", bytes / 10)
+            .chain([rule; 2])
+            .collect();
+        let path = folder.file("broker.toml", text.as_bytes());
+        match Policy::read(path.as_ref()) {
+            Ok(policy) => assert!(fits && policy.allowed(&peer(1, 1, &[])).is_some()),
+            Err(error) => {
+                let error = error.chain();
+                assert!(!fits && error.contains("longer than 512 KiB"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_page_of_the_list_fits_into_a_message() {
+    let longest = Record {
+        id: Some(u32::MAX),
+        name: Some("\"".repeat(64)),
+        uid: u32::MAX,
+        gid: u32::MAX,
+        pid: i32::MIN,
+        state: State::Starting,
+        size_bytes: u64::MAX,
+        queues: u16::MAX,
+        depth: u16::MAX,
+        memory_bytes: u64::MAX,
+        mark: u64::MAX,
+        run_dir: Some("\"".repeat(256).into()),
+        hosted: false,
+    };
+    let mut page = vec![longest; 200];
+    fit(&mut page);
+    let devices = page.len();
+    let page = encode(&Reply::Devices { devices: page }).expect("a message");
+    let most = MESSAGE_BYTES_MAX - 1024..=MESSAGE_BYTES_MAX;
+    assert!(
+        most.contains(&page.len()),
+        "{devices}: {} bytes",
+        page.len()
+    );
 }
 
 #[test]

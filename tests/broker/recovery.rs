@@ -9,17 +9,19 @@ use tests::disk::{must, processes, run, wait_until};
 use tests::uml::Machine;
 use tests::user::{Broker, User, wait_gone};
 
+use super::hostile::size;
 use super::{ALICE, POLICY, node, nothing_left_but, store};
+use crate::cli::expect;
 
 const MINDER: &str = "wasmblk-minder";
-const WARDEN: &str = "wasmblk-warden";
+pub(super) const WARDEN: &str = "wasmblk-warden";
 
 fn all() -> Vec<String> {
     let all = processes().into_iter();
     all.map(|pid| pid.to_string()).collect()
 }
 
-fn named(name: &str) -> Vec<String> {
+pub(super) fn named(name: &str) -> Vec<String> {
     let is = |pid: &String| {
         let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         comm.trim() == name
@@ -121,6 +123,31 @@ fn a_device_whose_warden_is_gone_has_another() {
         assert!(alice.must(&["list"]).contains("live"));
         signal("-KILL", &named(MINDER));
         wait_gone(id);
+        nothing_left_but(broker);
+    });
+}
+
+#[test]
+fn what_is_deleted_and_open_counts_with_the_next_broker_too() {
+    in_bed(&Machine::default(), || {
+        let policy = "[[allow]]\nusers = [1000]\ndevices = 1\nmemory_mib = 64\n";
+        let broker = Broker::start(policy);
+        let alone = size(&broker).0;
+        let alice = User::new(ALICE);
+        let id = alice.add("null", &["--depth", "1"]);
+        let disk = File::open(node(id)).expect("root may");
+        let _ = alice.must(&["del", "--force", &id.to_string()]);
+        wait_until("its server is gone", || named(MINDER).is_empty());
+        broker.kill();
+        let broker = Broker::start(policy);
+        wait_until("its warden is back", || size(&broker).0 == alone + 1);
+        let null = tests::paths::guest("null").display().to_string();
+        let add = ["add", &null, "--depth", "1"];
+        expect(&alice.call(&add), 1, &["have 1 devices"]);
+        drop(disk);
+        wait_until("nothing counts", || size(&broker).0 == alone);
+        let id = alice.add("null", &["--depth", "1"]);
+        let _ = alice.must(&["del", &id.to_string()]);
         nothing_left_but(broker);
     });
 }

@@ -46,6 +46,7 @@ pub(super) fn wanted() -> Wanted {
         data_path: DataPath::Copy,
         hidden: false,
         recover: false,
+        hosted: false,
     }
 }
 

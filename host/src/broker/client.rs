@@ -71,13 +71,12 @@ pub fn attach(path: &Path, char_device: BorrowedFd<'_>) -> Result<Capability> {
 pub fn host(path: &Path, config: &DeviceConfig, guest: &File, stores: &[File]) -> Result<u32> {
     let config = Box::new(config.clone());
     let files: Vec<_> = [guest].into_iter().chain(stores).map(AsFd::as_fd).collect();
-    let failed = || format!("no broker answers at {}", path.display());
     let asked = call(path).and_then(|socket| {
         message::send(&socket, &wire::encode(&Request::Serve { config })?, &files)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(limits::START_TIMEOUT))?;
         message::receive(&socket)
     });
-    let (bytes, _) = asked.doing(failed)?;
+    let (bytes, _) = asked.map_err(|why| unanswered(path, why))?;
     match wire::decode(&bytes) {
         Ok(Reply::Served { id }) => Ok(id),
         Ok(Reply::Refused { reason, text }) => Err(refusal(reason, &text)),
@@ -189,13 +188,12 @@ fn request(
     files: &[BorrowedFd<'_>],
 ) -> Result<(Reply, Vec<OwnedFd>)> {
     let shown = path.display();
-    let failed = || format!("no broker answers at {shown}; is 'wasmblk broker' running?");
     let asked = call(path).and_then(|socket| {
         message::send(&socket, &wire::encode(request)?, files)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(limits::BROKER_TIMEOUT))?;
         Ok(socket)
     });
-    let answer = message::receive(&asked.doing(failed)?);
+    let answer = message::receive(&asked.map_err(|why| unanswered(path, why))?);
     let answer = answer.map_err(|why| match why.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
         _ => why,
@@ -213,6 +211,19 @@ fn call(path: &Path) -> io::Result<OwnedFd> {
     bound(&socket, limits::SOCKET_TIMEOUT)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
+}
+
+fn unanswered(path: &Path, why: io::Error) -> Error {
+    let shown = path.display();
+    let text = match why.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!(
+                "there is no way for this user to {shown}; root can try 'chmod go+x' on its folder"
+            )
+        }
+        _ => format!("no broker answers at {shown}; is 'wasmblk broker' running?"),
+    };
+    Error::failed(text).because(why)
 }
 
 fn bound(socket: &OwnedFd, timeout: Duration) -> io::Result<()> {

@@ -17,13 +17,15 @@ use rustix::net::{
 use tracing::{debug, error, info, warn};
 
 use super::client;
+use super::files::Closers;
 use super::hosts::Hosts;
 use super::policy::{Peer, Policy};
 use super::table::Table;
+use crate::config::make_run_dir;
 use crate::confine;
 use crate::error::{Context, Error, Result};
 use crate::limits;
-use crate::sys::peer_groups;
+use crate::sys::{leave, peer_groups};
 use crate::wake::Wake;
 
 /// Clients that the kernel keeps waiting for us.
@@ -59,8 +61,10 @@ pub fn serve(
         hosts: Hosts::default(),
         log: log.to_owned(),
         complained: Instant::now(),
+        closers: Closers::default(),
         listener,
         visitors: Vec::new(),
+        leaving: Vec::new(),
     };
     let hosts = desk.policy.hosts();
     let served = desk.serve(&end, &mut reload, &|| reread(read, hosts));
@@ -75,7 +79,7 @@ fn open(path: &Path) -> Result<OwnedFd> {
         return Err(Error::failed(format!("another broker answers at {shown}")));
     }
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).doing(|| format!("cannot make {}", folder.display()))?;
+        make_run_dir(folder).doing(|| format!("cannot make {}", folder.display()))?;
     }
     let _ = fs::remove_file(path);
     let listener = || -> io::Result<OwnedFd> {
@@ -108,11 +112,12 @@ fn reread(read: &dyn Fn() -> Result<Policy>, hosts: bool) -> Option<Policy> {
     }
 }
 
-/// A client that has not said what it wants.
+/// A client that has not said what it wants, or may not have heard the answer.
 #[derive(Debug)]
 pub(super) struct Visitor {
     pub(super) socket: OwnedFd,
     pub(super) peer: Peer,
+    is_answered: bool,
     until: Instant,
 }
 
@@ -125,8 +130,11 @@ pub(super) struct Desk {
     pub(super) log: String,
     /// When the log last spoke of a refusal.
     pub(super) complained: Instant,
+    pub(super) closers: Closers,
     listener: OwnedFd,
     visitors: Vec<Visitor>,
+    /// Sockets of visitors that are let go. What is unread in them may be slow to close.
+    pub(super) leaving: Vec<OwnedFd>,
 }
 
 impl Desk {
@@ -153,14 +161,20 @@ impl Desk {
             // What visitors change comes after what was waited for.
             self.table.hear(wardens);
             for (visitor, is_ready) in mem::take(&mut self.visitors).into_iter().zip(visitors) {
-                if *is_ready {
-                    self.receive(visitor);
-                } else if visitor.until > Instant::now() {
-                    self.visitors.push(visitor);
+                let waits = !is_ready && visitor.until > Instant::now();
+                match visitor.is_answered {
+                    _ if waits => self.visitors.push(visitor),
+                    false if *is_ready => self.receive(visitor),
+                    _ => self.leaving.push(visitor.socket),
                 }
             }
             if ready[2] {
                 self.accept();
+            }
+            if !self.leaving.is_empty()
+                && let Err(why) = leave(&mut self.leaving)
+            {
+                error!(%why, "clients that are done are not let go");
             }
             if looked.elapsed() >= limits::BROKER_LOOK_TIME {
                 looked = Instant::now();
@@ -173,22 +187,26 @@ impl Desk {
     /// Waits for whatever comes first; says of both signals, the listener, each visitor and each warden whether it is
     /// ready.
     fn wait(&self, end: &Wake, reload: &Wake) -> Result<Vec<bool>> {
-        let room = self.visitors.len() < limits::BROKER_CLIENTS_MAX;
-        let listener = if room {
-            PollFlags::IN
-        } else {
-            PollFlags::empty()
-        };
         let mut fds = vec![
             PollFd::new(end, PollFlags::IN),
             PollFd::new(reload, PollFlags::IN),
-            PollFd::new(&self.listener, listener),
+            PollFd::new(&self.listener, PollFlags::IN),
         ];
-        let visitors = self.visitors.iter().map(|visitor| visitor.socket.as_fd());
-        let others: Vec<BorrowedFd<'_>> = visitors.chain(self.table.reports()).collect();
-        fds.extend(others.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        let visitors = self.visitors.iter().map(|visitor| {
+            // Who has his answer closes his end; what he has sent may be there still.
+            let ready = if visitor.is_answered {
+                PollFlags::empty()
+            } else {
+                PollFlags::IN
+            };
+            (visitor.socket.as_fd(), ready)
+        });
+        let reports = self.table.reports().map(|fd| (fd, PollFlags::IN));
+        let others: Vec<(BorrowedFd<'_>, PollFlags)> = visitors.chain(reports).collect();
+        fds.extend(others.iter().map(|(fd, ready)| PollFd::new(fd, *ready)));
         let busy =
             !self.visitors.is_empty() || self.table.has_loose_ends() || !self.hosts.is_empty();
+        let busy = busy || !self.leaving.is_empty();
         let timeout: Option<Timespec> = busy
             .then(|| limits::BROKER_LOOK_TIME.try_into().ok())
             .flatten();
@@ -199,29 +217,60 @@ impl Desk {
         Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect())
     }
 
-    /// Lets in who is there, as far as there is room. Who is let in or sent away takes a place of this turn: however
-    /// many come, the others have their turn too.
+    /// Keeps who is answered until he closes his end: ours, with something unread in it, takes the answer from him.
+    pub(super) fn keep(&mut self, visitor: Visitor) {
+        self.visitors.push(Visitor {
+            is_answered: true,
+            until: Instant::now() + limits::BROKER_CLIENT_TIMEOUT,
+            ..visitor
+        });
+    }
+
+    /// Lets in who is there. Who is let in or sent away takes a place of this turn: however many come, the others have
+    /// their turn too.
     fn accept(&mut self) {
-        for _ in self.visitors.len()..limits::BROKER_CLIENTS_MAX {
+        for _ in 0..limits::BROKER_CLIENTS_MAX {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let Ok(socket) = accept_with(&self.listener, flags) else {
                 return;
             };
-            let Ok(peer) = peer_of(&socket) else { continue };
+            let Ok(peer) = peer_of(&socket) else {
+                self.leaving.push(socket);
+                continue;
+            };
             let his = self
                 .visitors
                 .iter()
                 .filter(|other| other.peer.uid == peer.uid);
             if his.count() >= limits::BROKER_CLIENTS_OF_USER_MAX {
                 debug!(uid = peer.uid, "too many clients of one user");
+                self.leaving.push(socket);
                 continue;
+            }
+            if self.visitors.len() >= limits::BROKER_CLIENTS_MAX {
+                self.make_room();
             }
             self.visitors.push(Visitor {
                 socket,
                 peer,
+                is_answered: false,
                 until: Instant::now() + limits::BROKER_CLIENT_TIMEOUT,
             });
         }
+    }
+}
+
+impl Desk {
+    /// Sends away who has been there longest of those whom no rule names, else of those who are not root: of one user
+    /// there are few, but some users have many numbers.
+    fn make_room(&mut self) {
+        let is_stranger = |visitor: &Visitor| self.policy.allowed(&visitor.peer).is_none();
+        let longest = self.visitors.iter().position(is_stranger);
+        let is_other = |visitor: &Visitor| visitor.peer.uid != 0;
+        let longest = longest.or_else(|| self.visitors.iter().position(is_other));
+        let visitor = self.visitors.remove(longest.unwrap_or(0));
+        debug!(uid = visitor.peer.uid, "too many clients");
+        self.leaving.push(visitor.socket);
     }
 }
 

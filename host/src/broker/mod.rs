@@ -14,6 +14,8 @@
 mod client;
 mod command;
 mod desk;
+mod ending;
+mod files;
 mod hosts;
 mod mark;
 mod order;

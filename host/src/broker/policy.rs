@@ -124,8 +124,14 @@ impl Policy {
             )));
         }
         let mut text = String::new();
-        let mut file = file.take(limits::POLICY_BYTES_MAX);
-        file.read_to_string(&mut text).map_err(cannot)?;
+        let mut file = file.take(limits::POLICY_BYTES_MAX + 1);
+        let bytes = file.read_to_string(&mut text).map_err(cannot)?;
+        if bytes as u64 > limits::POLICY_BYTES_MAX {
+            let most = limits::POLICY_BYTES_MAX >> 10;
+            return Err(Error::usage(format!(
+                "the broker's policy {shown} is longer than {most} KiB: not a policy file"
+            )));
+        }
         let names = |path| parse_names(&fs::read_to_string(path).unwrap_or_default());
         Policy::parse(&text, &names("/etc/passwd"), &names("/etc/group"))
             .map_err(|why| Error::usage(format!("{shown}: {why}")))

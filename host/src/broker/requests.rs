@@ -25,10 +25,13 @@ use crate::ublk::DataPath;
 type Outcome<T> = Result<T, Reply>;
 
 impl Desk {
-    /// Does what a visitor wants, who is let go then.
+    /// Does what a visitor wants, who is let go then. Files that came along are taken only where they are needed, and
+    /// he may send them.
     pub(super) fn receive(&mut self, visitor: Visitor) {
-        let Ok((bytes, files)) = message::receive(&visitor.socket) else {
-            return;
+        let taken = |has_files| has_files || message::receive(&visitor.socket).is_ok();
+        let (bytes, has_files) = match message::peek(&visitor.socket) {
+            Ok((bytes, has_files)) if taken(has_files) => (bytes, has_files),
+            _ => return self.leaving.push(visitor.socket),
         };
         let answer = match wire::decode(&bytes) {
             Err(why) => Err(Reply::refused(Reason::Wrong, why.to_string())),
@@ -37,17 +40,18 @@ impl Desk {
                 Ok((Reply::Devices { devices }, None))
             }
             Ok(Request::Device(wanted)) => (self.device(&visitor, wanted)).map(with_capability),
-            Ok(Request::Attach) => {
-                (self.attach(&visitor, files.into_iter().next())).map(with_capability)
+            Ok(Request::Attach | Request::Serve { .. }) if !has_files => {
+                let text = "an open file must come along";
+                Err(Reply::refused(Reason::Wrong, text))
             }
-            Ok(Request::Serve { config }) => match self.host(&visitor, *config, &files) {
-                Ok(()) => return,
+            Ok(Request::Attach) => self.attach(&visitor).map(with_capability),
+            Ok(Request::Serve { config }) => match self.host(&visitor, *config) {
+                Ok(()) => return self.leaving.push(visitor.socket),
                 Err(refused) => Err(refused),
             },
-            Ok(Request::Warden(record)) if visitor.peer.uid == 0 => {
+            Ok(Request::Warden(record)) if visitor.peer.uid == 0 && !has_files => {
                 // It is a warden's from here on, and may wait.
-                self.table.take_back(record, visitor.socket);
-                return;
+                return self.table.take_back(record, visitor.socket);
             }
             Ok(Request::Warden(_)) => {
                 let text = "wardens belong to root".to_owned();
@@ -63,6 +67,11 @@ impl Desk {
         let sent = sent.and_then(|bytes| message::send(&visitor.socket, &bytes, &files));
         if let Err(why) = sent {
             debug!(%why, uid = visitor.peer.uid, "a client did not hear its answer");
+        }
+        if has_files {
+            self.keep(visitor);
+        } else {
+            self.leaving.push(visitor.socket);
         }
     }
 
@@ -83,6 +92,12 @@ impl Desk {
         let hosted = (asks.uid == 0)
             .then(|| self.hosts.begin(asks.pid))
             .flatten();
+        if wanted.hosted && hosted.is_none() {
+            // It would be root's.
+            return Err(denied(
+                "the broker that was to serve this device has ended; ask again",
+            ));
+        }
         let (owner, hosted_bytes) = hosted.clone().unwrap_or((asks.clone(), 0));
         let allowed = self.allowed(&owner)?;
         let geometry = (wanted.check()).map_err(|text| Reply::refused(Reason::Wrong, text))?;
@@ -123,12 +138,7 @@ impl Desk {
     }
 
     /// A device that the broker's own processes serve. Who asked hears of it from them.
-    fn host(
-        &mut self,
-        visitor: &Visitor,
-        mut config: DeviceConfig,
-        files: &[OwnedFd],
-    ) -> Outcome<()> {
+    fn host(&mut self, visitor: &Visitor, mut config: DeviceConfig) -> Outcome<()> {
         let peer = &visitor.peer;
         let allowed = self.allowed(peer)?;
         if !allowed.hosted {
@@ -147,7 +157,8 @@ impl Desk {
         config.broker = Some(self.path.clone());
         config.owner = Some((peer.uid, peer.gid));
         config.confine = true;
-        let files: Vec<_> = [&visitor.socket].into_iter().chain(files).collect();
+        let files = self.closers.receive(peer.uid, &visitor.socket)?;
+        let files: Vec<_> = [&visitor.socket].into_iter().chain(&*files).collect();
         (self.hosts.start(peer, &config, &files))
             .map_err(|error| Reply::refused(Reason::Failed, error.chain()))
     }
@@ -171,8 +182,13 @@ impl Desk {
     }
 
     /// A capability for who serves a device already.
-    fn attach(&mut self, visitor: &Visitor, char_device: Option<OwnedFd>) -> Outcome<OwnedFd> {
-        let known = char_device.and_then(|file| id_of(&file));
+    fn attach(&mut self, visitor: &Visitor) -> Outcome<OwnedFd> {
+        let uid = visitor.peer.uid;
+        if self.table.held(uid).next().is_none() {
+            self.allowed(&visitor.peer)?;
+        }
+        let files = self.closers.receive(uid, &visitor.socket)?;
+        let known = files.first().and_then(id_of);
         let known = known.and_then(|id| Some((id, self.table.find(id)?.clone())));
         let Some((id, record)) = known else {
             let text = "an open /dev/ublkcN of this broker's must come along";

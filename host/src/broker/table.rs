@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::mark;
 use super::order::{self, Further, Order, Report};
 use super::policy::Peer;
-use super::wire::{self, LIST_MAX, Record, State};
+use super::wire::{self, Record, State};
 use crate::error::Result;
 use crate::limits;
 use crate::message;
@@ -97,7 +97,7 @@ impl Table {
         let records = self.places.iter().map(|place| &place.record);
         let mut records: Vec<Record> = records.filter(may).cloned().collect();
         records.sort_by_key(|record| record.id);
-        records.truncate(LIST_MAX);
+        wire::fit(&mut records);
         records
     }
 

@@ -4,7 +4,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process;
-use std::thread;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -14,6 +13,7 @@ use rustix::thread::set_name;
 use tracing::{debug, error, info, warn};
 
 use super::client;
+use super::ending::is_there;
 use super::mark;
 use super::order::{self, Further, Order, Report};
 use super::server::Server;
@@ -24,6 +24,7 @@ use crate::confine;
 use crate::error::{Context, Result};
 use crate::limits;
 use crate::message;
+use crate::sys::leave;
 use crate::ublk::abi::state;
 use crate::ublk::{Control, Device, Spec};
 
@@ -51,6 +52,7 @@ pub fn guard() -> Result<()> {
         report: Some(report),
         server,
         ends: Vec::new(),
+        leaving: Vec::new(),
         stopped: false,
         stuck: None,
         unserved: None,
@@ -77,11 +79,13 @@ pub fn guard() -> Result<()> {
 pub(super) struct Warden {
     pub(super) order: Order,
     /// The broker; none while there is none.
-    report: Option<OwnedFd>,
+    pub(super) report: Option<OwnedFd>,
     /// Who answers for the device.
     server: Option<Server>,
     /// The capability's other ends.
     pub(super) ends: Vec<OwnedFd>,
+    /// Those that are left. What nobody has read of them may be slow to close.
+    leaving: Vec<OwnedFd>,
     watch: Watch,
     /// Somebody has stopped it: that its disk goes is no wonder.
     pub(super) stopped: bool,
@@ -102,6 +106,16 @@ impl Warden {
         if ready && self.ends.len() < limits::CAPABILITIES_MAX {
             self.ends.push(end);
             self.alone = false;
+        } else {
+            self.leave(end);
+        }
+    }
+
+    fn leave(&mut self, end: OwnedFd) {
+        self.leaving.push(end);
+        if let Err(why) = leave(&mut self.leaving) {
+            // The next time, or when this process ends.
+            warn!(%why, "a capability is not closed");
         }
     }
 
@@ -173,7 +187,8 @@ impl Warden {
             // From the last to the first: those that go do not move those that come.
             for at in (0..self.ends.len()).rev() {
                 if ready.get(at) == Some(&true) && !self.obey(device, at) {
-                    self.ends.swap_remove(at);
+                    let end = self.ends.swap_remove(at);
+                    self.leave(end);
                 }
             }
             if ready.last() == Some(&true) {
@@ -214,9 +229,16 @@ impl Warden {
     /// Does one command. Says whether whoever sent it is still there.
     fn obey(&mut self, device: &mut Device, at: usize) -> bool {
         let end = &self.ends[at];
-        let (bytes, sender) = match message::receive_from(end) {
-            Ok((bytes, _, sender)) => (bytes, sender),
+        match message::peek(end) {
+            Ok((_, false)) => {}
+            Ok((_, true)) => {
+                warn!("files came along with a command: its sender is left");
+                return false;
+            }
             Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        }
+        let Ok((bytes, _, sender)) = message::receive_from(end) else {
+            return false;
         };
         let (reply, file) = match wire::decode(&bytes) {
             // Its number may be another's by now: root can delete it past this process.
@@ -238,7 +260,7 @@ impl Warden {
     }
 
     /// Hears the broker, or that it has ended.
-    fn hear(&mut self) {
+    pub(super) fn hear(&mut self) {
         let Some(broker) = &self.report else { return };
         let heard = message::receive(broker);
         match heard.map(|(bytes, files)| (wire::decode::<Further>(&bytes), files)) {
@@ -251,12 +273,17 @@ impl Warden {
         }
     }
 
-    /// Looks at the device, and for a broker. Says whether to go on.
-    fn look(&mut self, device: &mut Device) -> bool {
-        let id = device.id();
+    /// Looks for a broker where there is none.
+    pub(super) fn find_broker(&mut self) {
         if self.report.is_none() && !self.alone {
             self.report = client::report(&self.order.socket, &self.order.record).ok();
         }
+    }
+
+    /// Looks at the device, and for a broker. Says whether to go on.
+    fn look(&mut self, device: &mut Device) -> bool {
+        let id = device.id();
+        self.find_broker();
         if self.order.record.state != State::Live {
             return true;
         }
@@ -302,48 +329,15 @@ impl Warden {
     }
 
     /// Ends who answers for the device, and with him what he began to serve it.
-    fn kill_server(&self) {
+    pub(super) fn kill_server(&self) {
         if let Some(server) = &self.server {
             server.kill();
         }
     }
 
     /// Whether there still is the device that this is for, and nobody has deleted it by this process.
-    fn has(&self, device: &mut Device) -> bool {
+    pub(super) fn has(&self, device: &mut Device) -> bool {
         self.order.record.id.is_some() && is_there(device)
-    }
-
-    /// Stops and deletes the device. It counts until nobody has any of it open.
-    fn end(&mut self, device: &mut Device) {
-        if self.has(device) {
-            self.delete(device);
-        }
-        let id = device.id();
-        let since = Instant::now();
-        let mut told = false;
-        while is_there(device) {
-            if !told && since.elapsed() > self.order.answer_timeout {
-                warn!(id, "deleted, and still open somewhere");
-                self.kill_server();
-                told = true;
-            }
-            thread::sleep(limits::BROKER_LOOK_TIME);
-        }
-    }
-
-    /// From here on its number may become another's at any time.
-    fn delete(&self, device: &mut Device) {
-        let id = device.id();
-        while let Err(why) = device.stop() {
-            error!(%why, id, "a device does not stop: its server holds requests");
-            self.kill_server();
-            if why.kind() != io::ErrorKind::TimedOut {
-                break;
-            }
-        }
-        if let Err(why) = device.delete() {
-            error!(%why, id, "cannot delete a device");
-        }
     }
 
     pub(super) fn tell_now(&mut self) {
@@ -360,12 +354,6 @@ impl Warden {
             self.report = None;
         }
     }
-}
-
-/// Whether the kernel still has the device: by its number there may be another.
-fn is_there(device: &mut Device) -> bool {
-    let mark = device.info().ublksrv_flags;
-    device.now().is_ok_and(|now| now.ublksrv_flags == mark)
 }
 
 fn send(end: &OwnedFd, reply: &Reply, file: Option<BorrowedFd<'_>>) -> io::Result<()> {

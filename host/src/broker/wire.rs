@@ -1,5 +1,5 @@
 //! The messages between clients, broker and wardens: one JSON object each, in one packet of a seqpacket socket,
-//! at most [`MESSAGE_BYTES_MAX`](crate::message::MESSAGE_BYTES_MAX) long. Pure.
+//! at most [`MESSAGE_BYTES_MAX`] long. Pure.
 //!
 //! Each has `"version": 1`. Fields that are unknown are ignored, so that optional ones can be added; what would be
 //! misunderstood by who ignores it takes another version.
@@ -17,14 +17,12 @@ use thiserror::Error;
 use crate::block::{Claims, Geometry};
 use crate::config::DeviceConfig;
 use crate::limits;
+use crate::message::MESSAGE_BYTES_MAX;
 use crate::ublk::DataPath;
 use crate::ublk::abi::DevInfo;
 
 /// The version of all messages.
 pub const VERSION: u32 = 1;
-
-/// Devices in one reply, which all fit into a message.
-pub const LIST_MAX: usize = 128;
 
 /// What a client asks of the broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +32,7 @@ pub enum Request {
     Device(Wanted),
     /// A capability for the device whose open `/dev/ublkcN` comes along: whoever has that serves it.
     Attach,
-    /// Devices that the client may see, by number; as many as [`LIST_MAX`].
+    /// Devices that the client may see, by number; as many as fit into one message.
     List {
         /// From this number on.
         #[serde(default)]
@@ -80,6 +78,9 @@ pub struct Wanted {
     /// capability; no longer than the policy lets a device leave requests unanswered.
     #[serde(default)]
     pub recover: bool,
+    /// Whether a process of the broker's asks for whoever it was started for, whom its broker knows.
+    #[serde(default)]
+    pub hosted: bool,
 }
 
 fn copy() -> DataPath {
@@ -281,6 +282,39 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Malformed> {
     Ok(serde_json::from_slice(bytes)?)
 }
 
+/// Checks how many requests may be in flight.
+///
+/// # Errors
+///
+/// Names the number that is wrong.
+pub fn check_tags(queues: u16, depth: u16) -> Result<(), String> {
+    let outside = |what: &str, most: u64| Err(format!("{what} must be 1 to {most}"));
+    if queues == 0 || queues > limits::QUEUES_MAX {
+        return outside("queues", limits::QUEUES_MAX.into());
+    }
+    if depth == 0 || depth > limits::DEPTH_MAX {
+        return outside("depth", limits::DEPTH_MAX.into());
+    }
+    if u32::from(queues) * u32::from(depth) > limits::TAGS_MAX {
+        return outside("queues times depth", limits::TAGS_MAX.into());
+    }
+    Ok(())
+}
+
+/// Leaves as many records, from the first on, as fit into one [`Reply::Devices`].
+pub fn fit(records: &mut Vec<Record>) {
+    // What is around them is shorter than that.
+    let mut room = MESSAGE_BYTES_MAX - 128;
+    let fits = |record: &Record| {
+        let bytes = serde_json::to_vec(record).map_or(MESSAGE_BYTES_MAX, |bytes| bytes.len() + 1);
+        let left = room.checked_sub(bytes);
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    let count = records.iter().map(fits).take_while(|fits| *fits).count();
+    records.truncate(count);
+}
+
 impl Wanted {
     /// Checks every number as if nobody had before.
     ///
@@ -288,16 +322,7 @@ impl Wanted {
     ///
     /// Names the first that is wrong.
     pub fn check(&self) -> Result<Geometry, String> {
-        let outside = |what: &str, most: u64| Err(format!("{what} must be 1 to {most}"));
-        if self.queues == 0 || self.queues > limits::QUEUES_MAX {
-            return outside("queues", limits::QUEUES_MAX.into());
-        }
-        if self.depth == 0 || self.depth > limits::DEPTH_MAX {
-            return outside("depth", limits::DEPTH_MAX.into());
-        }
-        if u32::from(self.queues) * u32::from(self.depth) > limits::TAGS_MAX {
-            return outside("queues times depth", limits::TAGS_MAX.into());
-        }
+        check_tags(self.queues, self.depth)?;
         if !self.align_bytes.is_power_of_two() || self.align_bytes > 4096 {
             return Err("align_bytes must be a power of two, at most 4096".into());
         }

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
+use clap::builder::{
+    PathBufValueParser, RangedI64ValueParser, RangedU64ValueParser, TypedValueParser,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 
@@ -57,9 +59,15 @@ pub struct Cli {
         global = true,
         env = "WASMBLK_BROKER_SOCKET",
         default_value = broker::DEFAULT_SOCKET,
-        value_name = "PATH"
+        value_name = "PATH",
+        value_parser = PathBufValueParser::new().map(absolute)
     )]
     pub broker_socket: PathBuf,
+}
+
+/// What runs in the background has another current folder.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 /// The commands.

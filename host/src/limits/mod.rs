@@ -349,11 +349,17 @@ pub const BROKER_CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 /// earlier; where processors are short each takes tenths of a second.
 pub const BROKER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Clients of the broker that have not said what they want.
+/// Clients of the broker that have not said what they want. When there are more, those whom no rule names go first.
 pub const BROKER_CLIENTS_MAX: usize = 64;
 
 /// The same of one user: others find room whatever he does.
 pub const BROKER_CLIENTS_OF_USER_MAX: usize = 8;
+
+/// Messages of one user whose files the broker is still closing, in a thread each: where that hangs, it is his own.
+pub const CLOSERS_OF_USER_MAX: usize = 2;
+
+/// The same of all users.
+pub const CLOSERS_MAX: usize = 64;
 
 /// How often the broker looks for devices whose warden is gone, and a warden at its device.
 pub const BROKER_LOOK_TIME: Duration = Duration::from_secs(1);

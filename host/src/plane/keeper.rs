@@ -87,6 +87,7 @@ impl Keeper {
             data_path: spec.data_path,
             hidden: spec.hidden,
             recover: spec.recover,
+            hosted: config.owner.is_some(),
         };
         let (capability, info, file) = broker::device(socket, &wanted)?;
         Ok((

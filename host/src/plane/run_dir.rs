@@ -1,7 +1,7 @@
 //! The folder with one control socket for each device.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 
 use super::socket::ask;
+use crate::config::make_run_dir;
 use crate::error::{Context, Error, Result};
 use crate::limits;
 
@@ -67,11 +68,7 @@ impl RunDir {
     /// Where the folder cannot be made, or somebody holds the lock for longer than any of that takes.
     pub fn lock(&self) -> Result<File> {
         let shown = self.0.display();
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&self.0)
-            .doing(|| format!("cannot make {shown}; try --run-dir"))?;
+        make_run_dir(&self.0).doing(|| format!("cannot make {shown}; try --run-dir"))?;
         let lock = OpenOptions::new()
             .write(true)
             .create(true)
