@@ -19,6 +19,10 @@ pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Files that go along with one message: a guest, its stores, and who waits for it.
 const FILES_MAX: usize = limits::STORES_MAX + 2;
 
+/// The most that anybody can send with one (`SCM_MAX_FD` in the kernel's `scm.h`). Without room for all of them the
+/// kernel closes the rest in the thread that receives, however long that takes.
+const RECEIVED_FILES_MAX: usize = 253;
+
 /// A pair of sockets that keep messages apart.
 ///
 /// # Errors
@@ -91,8 +95,8 @@ pub fn receive(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
 /// As [`receive`].
 pub fn receive_from(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>, Option<UCred>)> {
     let mut bytes = vec![0; MESSAGE_BYTES_MAX];
-    let mut space =
-        [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX), ScmCredentials(1))];
+    let mut space = [MaybeUninit::uninit();
+        rustix::cmsg_space!(ScmRights(RECEIVED_FILES_MAX), ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = retry_on_intr(|| {
         let mut slices = [IoSliceMut::new(&mut bytes)];

@@ -101,8 +101,8 @@ fn a_file_that_is_slow_to_close_holds_up_nobody_else() {
         answers();
         drop(others);
         // Somebody who may send files: as many wait as are his.
-        let his = send_as(&broker, ALICE, &[ATTACH; 3]);
-        let (first, rest) = his.split_first().expect("three");
+        let his = send_as(&broker, ALICE, &[ATTACH; 7]);
+        let (first, rest) = his.split_first().expect("seven");
         assert!(answer(&first.0).contains("must come along"));
         let last = rest.iter().map(|(client, _)| answer(client)).next_back();
         let last = last.expect("there are more");

@@ -13,7 +13,7 @@ use crate::cli::Del;
 use crate::error::{Context, Error, Result};
 use crate::limits;
 use crate::plane::{End, RunDir, Stopped, stop as stop_by_socket};
-use crate::ublk::{self, Control, abi::state, block_path, char_path, holders};
+use crate::ublk::{self, Control, abi::state, block_path, char_path, holders, seen_holders};
 
 /// How often a device that is being started is told to stop.
 const STOP_STEP: Duration = Duration::from_millis(100);
@@ -156,7 +156,7 @@ fn delete_brokered(run_dir: &RunDir, id: u32, force: bool) -> Result<()> {
     };
     let end = End::of(&socket).map_err(none)?;
     // Where the kernel does not do it, nobody but this user sees which of his processes have it open.
-    let used = if force { Vec::new() } else { holders(id) };
+    let used = if force { Vec::new() } else { seen_holders(id) };
     if !used.is_empty() {
         return in_use(id, &used);
     }

@@ -356,9 +356,10 @@ pub const BROKER_CLIENTS_MAX: usize = 64;
 pub const BROKER_CLIENTS_OF_USER_MAX: usize = 8;
 
 /// Messages of one user whose files the broker is still closing, in a thread each: where that hangs, it is his own.
-pub const CLOSERS_OF_USER_MAX: usize = 2;
+/// More than one, for a thread that has only just begun has had no time to end.
+pub const CLOSERS_OF_USER_MAX: usize = 6;
 
-/// The same of all users.
+/// The same of all users but root.
 pub const CLOSERS_MAX: usize = 64;
 
 /// How often the broker looks for devices whose warden is gone, and a warden at its device.

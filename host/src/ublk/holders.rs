@@ -12,6 +12,16 @@ use super::block_path;
 /// TRY_STOP for the decision: there, somebody may still open it a moment later.
 #[must_use]
 pub fn holders(id: u32) -> Vec<String> {
+    let mut found = seen_holders(id);
+    if found.is_empty() {
+        found.extend(claimed(&block_path(id)));
+    }
+    found
+}
+
+/// The same, of what can be seen without opening it.
+#[must_use]
+pub fn seen_holders(id: u32) -> Vec<String> {
     let node = block_path(id);
     let name = node
         .file_name()
@@ -31,9 +41,6 @@ pub fn holders(id: u32) -> Vec<String> {
         if let Some((major, minor)) = device.split_once(':') {
             found.extend(openers(major, minor));
         }
-    }
-    if found.is_empty() {
-        found.extend(claimed(&node));
     }
     found.sort();
     found.dedup();

@@ -14,6 +14,6 @@ mod worker;
 
 pub use control::{CONTROL_PATH, Control};
 pub use device::{DataPath, Device, Spec};
-pub use holders::holders;
+pub use holders::{holders, seen_holders};
 pub use node::{block_path, char_path, exists};
 pub use worker::{fetch, serve_queues};
