@@ -10,7 +10,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::broker::wire::check_tags;
 use crate::cli::Add;
 use crate::error::{Error, Result};
 use crate::guest::{Allowed, Limits, Source};
@@ -256,6 +255,25 @@ fn check_serial(serial: &str) -> Result<String> {
 pub fn run_dir(given: Option<&Path>) -> Result<PathBuf> {
     user_folder(given, "/run", "XDG_RUNTIME_DIR", None)
         .ok_or_else(|| Error::usage("XDG_RUNTIME_DIR is not set; say --run-dir"))
+}
+
+/// Checks how many requests may be in flight.
+///
+/// # Errors
+///
+/// Names the number that is wrong.
+pub fn check_tags(queues: u16, depth: u16) -> std::result::Result<(), String> {
+    let outside = |what: &str, most: u64| Err(format!("{what} must be 1 to {most}"));
+    if queues == 0 || queues > limits::QUEUES_MAX {
+        return outside("queues", limits::QUEUES_MAX.into());
+    }
+    if depth == 0 || depth > limits::DEPTH_MAX {
+        return outside("depth", limits::DEPTH_MAX.into());
+    }
+    if u32::from(queues) * u32::from(depth) > limits::TAGS_MAX {
+        return outside("queues times depth", limits::TAGS_MAX.into());
+    }
+    Ok(())
 }
 
 /// Makes the folder of control sockets, where the broker's is as well. Others pass through root's, whatever root's

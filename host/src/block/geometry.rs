@@ -171,6 +171,12 @@ impl Geometry {
         Ok(())
     }
 
+    /// Whether it makes zeros without their being sent.
+    #[must_use]
+    pub fn has_write_zeroes(&self) -> bool {
+        (self.trim).is_some_and(|trim| trim.max_write_zeroes_bytes > 0)
+    }
+
     /// The same device for somebody who may not write.
     #[must_use]
     pub fn without_writes(self) -> Geometry {

@@ -258,9 +258,7 @@ impl Desk {
             });
         }
     }
-}
 
-impl Desk {
     /// Sends away who has been there longest of those whom no rule names, else of those who are not root: of one user
     /// there are few, but some users have many numbers.
     fn make_room(&mut self) {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::block::{Claims, Geometry};
-use crate::config::DeviceConfig;
+use crate::config::{DeviceConfig, check_tags};
 use crate::limits;
 use crate::message::MESSAGE_BYTES_MAX;
 use crate::ublk::DataPath;
@@ -280,25 +280,6 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Malformed> {
         return Err(Malformed::Version(version));
     }
     Ok(serde_json::from_slice(bytes)?)
-}
-
-/// Checks how many requests may be in flight.
-///
-/// # Errors
-///
-/// Names the number that is wrong.
-pub fn check_tags(queues: u16, depth: u16) -> Result<(), String> {
-    let outside = |what: &str, most: u64| Err(format!("{what} must be 1 to {most}"));
-    if queues == 0 || queues > limits::QUEUES_MAX {
-        return outside("queues", limits::QUEUES_MAX.into());
-    }
-    if depth == 0 || depth > limits::DEPTH_MAX {
-        return outside("depth", limits::DEPTH_MAX.into());
-    }
-    if u32::from(queues) * u32::from(depth) > limits::TAGS_MAX {
-        return outside("queues times depth", limits::TAGS_MAX.into());
-    }
-    Ok(())
 }
 
 /// Leaves as many records, from the first on, as fit into one [`Reply::Devices`].

@@ -82,12 +82,11 @@ pub(super) fn run(nbd: &Nbd, cache: Option<&Path>) -> Result<ExitCode> {
     let stats = Stats::default();
     let slots = opened.place.slots.clone();
     let mut engine = serve::Engine::new(geometry, &mut *opened.target, slots.count(), &stats);
-    let zeroes = (geometry.trim).is_some_and(|trim| trim.max_write_zeroes_bytes > 0);
     let offer = Offer {
         name: nbd.export.clone(),
         geometry,
         tls: tls_mode,
-        fast_zero: zeroes && memory_only,
+        fast_zero: memory_only && geometry.has_write_zeroes(),
     };
     let service = Service {
         offer: &offer,

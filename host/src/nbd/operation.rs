@@ -187,9 +187,7 @@ fn zeroes_kind(header: &Header, offer: &Offer) -> Result<Kind, Refusal> {
     if header.has(command::FLAG_FAST_ZERO) && !offer.fast_zero {
         return Err(Refusal::Slow);
     }
-    let trim = offer.geometry.trim;
-    let zeroes = trim.is_some_and(|trim| trim.max_write_zeroes_bytes > 0);
-    Ok(if zeroes {
+    Ok(if offer.geometry.has_write_zeroes() {
         Kind::WriteZeroes
     } else {
         Kind::WriteOfZeros
